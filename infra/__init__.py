@@ -1,0 +1,1 @@
+"""Storage and clusters: one adapter per outside thing, and no tensors."""

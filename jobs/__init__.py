@@ -1,0 +1,1 @@
+"""What a user launches: parse, build, run, report. No algorithm."""

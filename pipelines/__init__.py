@@ -1,0 +1,1 @@
+"""Composition: the flows from annotations to shards, features, streams and trained models."""

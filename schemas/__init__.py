@@ -1,0 +1,1 @@
+"""Plain data that is written down or crosses a process."""
