@@ -1,0 +1,104 @@
+"""YAML into checked models: safe loading, and errors that name the nearest known key.
+
+Aliases and duplicate keys are refused: the first make small files huge, the second hide a value.
+"""
+
+import difflib
+from collections.abc import Hashable
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import ConfigError
+
+
+class StrictModel(BaseModel):
+    """A frozen record that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain values only: no aliases, no key twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are refused", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key: object = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key!r} stands twice", key_node.start_mark
+                    )
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, model: type[Model], where: str) -> Model:
+    """Read YAML text into a model.
+
+    Raises:
+        ConfigError: for bad YAML, unknown keys (with the nearest known one) and bad values; `where` is named.
+    """
+    try:
+        value: object = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{where}: not readable as YAML: {error}") from error
+    return build(value, model, where)
+
+
+def build(value: object, model: type[Model], where: str) -> Model:
+    """Check a plain value against a model.
+
+    Raises:
+        ConfigError: naming every bad key and value, one line each.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        lines = [_explain(detail, model) for detail in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        key = str(detail["loc"][-1])
+        known = sorted(_field_names(model))
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"unknown key {path!r}" + (f", did you mean {close[0]!r}?" if close else "")
+    if detail["type"] == "missing":
+        return f"{path!r} is missing"
+    message = str(detail["msg"])
+    return f"{path or 'document'}: {message[:1].lower()}{message[1:]} (got {detail['input']!r:.80})"
+
+
+def _field_names(model: type[BaseModel]) -> set[str]:
+    """Names of all fields of a model and of the models inside it."""
+    names: set[str] = set()
+    waiting: list[Any] = [model]
+    seen: set[object] = set()
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            for name, field in current.model_fields.items():
+                names.add(name)
+                waiting.append(field.annotation)
+        else:
+            waiting.extend(getattr(current, "__args__", ()))
+    return names

@@ -1,0 +1,142 @@
+"""Recipes: what a corpus is made of, as a user writes it in YAML.
+
+The recipe's digest covers what decides bytes: sources, selections, views, encoder, codec, shard limits. Where
+files lie, which engine runs and how many rejects are tolerated are left out: they may differ from machine to
+machine and the corpus is still the same.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
+
+from schemas.configuration import StrictModel
+from schemas.digest import digest_of
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
+_UNITS = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_TAKE = re.compile(r"all|(first|last|random):(\d+)(%?)")
+
+
+def _parse_size(value: object) -> object:
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if not match:
+            raise ValueError(f"{value!r} is no size; write 1000000, 64MiB or 1GiB")
+        return int(match[1]) * _UNITS[match[2]]
+    return value
+
+
+def _check_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is no name; use a-z, 0-9, - and _, at most 63 characters")
+    return value
+
+
+def _check_take(value: str) -> str:
+    if not _TAKE.fullmatch(value):
+        raise ValueError(
+            f"{value!r}: write all, first:N, last:N or random:N, N a count or a percentage like 10%"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+ByteSize = Annotated[int, BeforeValidator(_parse_size), Field(gt=0), PlainSerializer(lambda size: size)]
+
+
+class SourceConfig(StrictModel):
+    """One annotation set and the folder that its media lie in."""
+
+    name: Name
+    format: Literal["llava", "video_chatgpt", "onevision"]
+    annotations: str | list[str]
+    """A path, a glob, or a list of them; globs are read in sorted order."""
+    media_root: str | None = None
+    """Nothing outside it is ever opened."""
+    take: Annotated[str, AfterValidator(_check_take)] = "all"
+    deduplicate: bool = False
+    """True: a record identical to an earlier one of this source is rejected as duplicate_record."""
+    reject_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of records; over it the run ends with exit status 3."""
+
+
+class VideoViews(StrictModel):
+    """Which frames of a clip become views."""
+
+    fps: Annotated[float, Field(gt=0, le=60)] | None = 1.0
+    uniform: Annotated[int, Field(gt=0, le=4096)] | None = None
+    """A fixed number of frames spread over the clip; set `fps: null` with it."""
+    max_frames: Annotated[int, Field(gt=0, le=100_000)] = 512
+    backend: Literal["pyav", "decord"] = "pyav"
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> "VideoViews":
+        if (self.fps is None) == (self.uniform is None):
+            raise ValueError("give either fps or uniform (with fps: null), not both")
+        return self
+
+
+class ViewsConfig(StrictModel):
+    """How media become 336x336 views."""
+
+    image: Literal["global", "hd4"] = "hd4"
+    aspect: Literal["pad", "center", "squash", "published"] = "pad"
+    video: VideoViews = VideoViews()
+
+    @property
+    def views_per_image(self) -> int:
+        """hd4: four crops and the whole picture."""
+        return 5 if self.image == "hd4" else 1
+
+
+class EncoderConfig(StrictModel):
+    """The frozen vision tower."""
+
+    model: str = "openai/clip-vit-large-patch14-336"
+    """A name on the Hub or a folder; the weights' digest, not the name, enters the feature spec."""
+    layer: Annotated[int, Field(le=-1)] = -2
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    batch_size: Annotated[int, Field(gt=0, le=4096)] = 32
+    """Views per call, fixed; the last call of a shard is padded."""
+
+
+class ShardLimits(StrictModel):
+    """When a leaf of the shard plan splits."""
+
+    max_bytes: ByteSize = 256 * 2**20
+    max_views: Annotated[int, Field(gt=0)] = 2048
+
+
+class Recipe(StrictModel):
+    """What a corpus is made of."""
+
+    name: Name
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    views: ViewsConfig = ViewsConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    codec: Literal["fp16", "int8"] = "int8"
+    shards: ShardLimits = ShardLimits()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Recipe":
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"source names must differ; twice: {', '.join(twice)}")
+        return self
+
+    @property
+    def ingest_digest(self) -> str:
+        """Digest of what decides the bytes of examples and sample shards."""
+        sources = [
+            {"name": s.name, "format": s.format, "take": s.take, "deduplicate": s.deduplicate}
+            for s in self.sources
+        ]
+        planned = {
+            "image": self.views.image,
+            "video": self.views.video.model_dump(mode="json", exclude={"backend"}),
+            "shards": self.shards.model_dump(mode="json"),
+        }
+        return digest_of({"name": self.name, "sources": sources, "planned": planned})
