@@ -1,0 +1,166 @@
+"""What a corpus is on disk: pointer, manifest, shard plan, commit records.
+
+Objects are immutable and named by digest; a manifest lists every object that counts, and `corpus.json` points
+to the one manifest in force. Everything here refuses a format version that it does not know.
+"""
+
+from typing import Final, Literal
+
+from pydantic import Field
+
+from schemas.configuration import StrictModel
+from schemas.digest import SHORT, canonical_json, digest_of
+from schemas.record import Modality
+
+FORMAT_VERSION: Final = 1
+POINTER_PATH: Final = "corpus.json"
+
+
+class ObjectEntry(StrictModel):
+    """One immutable object: where it lies below the corpus, and what its bytes are."""
+
+    path: str
+    sha256: str
+    num_bytes: int
+    num_rows: int
+    """Rows of a table, items of a shard."""
+
+
+class ShardEntry(StrictModel):
+    """A sample or feature shard with its index."""
+
+    name: str
+    tar: ObjectEntry
+    index: ObjectEntry
+
+
+class Leaf(StrictModel):
+    """One leaf of the shard plan: the items of a modality whose keys begin with these bits."""
+
+    modality: Modality
+    prefix: str
+    """Bits, `""` for the root."""
+    num_items: int
+    num_media_bytes: int
+    num_views: int
+
+    @property
+    def name(self) -> str:
+        """The shard's name: stable as long as the leaf does not split."""
+        return f"{self.modality.value}-{self.prefix or 'all'}"
+
+
+class SourceTotals(StrictModel):
+    """What became of the records of one source: read = written + rejected + not_taken."""
+
+    name: str
+    read: int
+    taken: int
+    written: int
+    rejected: int
+    rejects: dict[str, int]
+    repairs: dict[str, int]
+    reject_budget: float
+
+    @property
+    def over_budget(self) -> bool:
+        """More rejects than the recipe tolerates."""
+        return self.rejected > self.reject_budget * self.taken
+
+
+class FeatureReject(StrictModel):
+    """An item that could not be encoded under a spec."""
+
+    key: str
+    code: str
+    message: str
+
+
+class FeatureSet(StrictModel):
+    """The cache of one spec."""
+
+    spec: ObjectEntry
+    attention: ObjectEntry
+    """Last layer's LN1, query and key weights, as safetensors."""
+    shards: list[ShardEntry]
+    num_items: int
+    num_views: int
+    num_fp16_bytes: int
+    """What the same patches take as plain fp16."""
+    rejects: list[FeatureReject]
+
+
+class Manifest(StrictModel):
+    """Everything that a corpus holds at one moment."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    ingest_digest: str
+    """Digest of the parts of the recipe that decide examples and sample shards."""
+    sources: list[SourceTotals]
+    num_media: int
+    num_media_bytes: int
+    num_media_uses: int
+    examples: list[ObjectEntry]
+    media: list[ObjectEntry]
+    quarantine: list[ObjectEntry]
+    plan: list[Leaf]
+    shards: list[ShardEntry] = Field(default_factory=list)
+    features: dict[str, FeatureSet] = Field(default_factory=dict)
+    """By short spec digest."""
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def path(self) -> str:
+        """Where the manifest lies below the corpus."""
+        return f"manifests/{self.digest[: 2 * SHORT]}.json"
+
+    def to_bytes(self) -> bytes:
+        """The bytes that are stored: what the digest covers."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+class Pointer(StrictModel):
+    """`corpus.json`: the only thing that is ever replaced."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    manifest: str
+    """Path of the manifest in force."""
+    sha256: str
+
+
+class CommitRecord(StrictModel):
+    """A unit of work that is done: what it was made from, and the objects that it made.
+
+    Created exclusively: of two workers that finish the same unit one wins, and the other must agree (sample
+    shards) or yields (feature shards).
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    unit: str
+    fingerprint: str
+    """Digest of all that decides the unit's bytes."""
+    objects: list[ObjectEntry]
+    counts: dict[str, int] = Field(default_factory=dict)
+    rejects: list[FeatureReject] = Field(default_factory=list)
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Device class, library versions, batch size: told, not compared."""
+
+    @property
+    def path(self) -> str:
+        """Where the record lies below the corpus."""
+        return commit_path(self.unit, self.fingerprint)
+
+
+def commit_path(unit: str, fingerprint: str) -> str:
+    """Where the commit record of a unit lies below the corpus."""
+    return f"commits/{unit}-{fingerprint[: 2 * SHORT]}.json"
+
+
+def object_path(folder: str, name: str, sha256: str, extension: str) -> str:
+    """Where an object lies below the corpus: named by what it holds."""
+    return f"{folder}/{name}-{sha256[:SHORT]}.{extension}"

@@ -1,0 +1,78 @@
+"""The feature spec: everything that decides the bytes of a feature. Its digest is the cache's name.
+
+What only decides how fast the bytes were made (device, torch version, batch size) stands in commit records.
+"""
+
+from typing import Final, Literal
+
+from schemas.configuration import StrictModel
+from schemas.digest import SHORT, digest_of
+
+FEATURE_SPEC_VERSION: Final = 1
+
+
+class ProcessorValues(StrictModel):
+    """How pixels become encoder input: the numbers of a CLIP image processor."""
+
+    size_px: int = 336
+    resample: Literal["bicubic"] = "bicubic"
+    rescale_factor: float = 1 / 255
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+
+class EncoderIdentity(StrictModel):
+    """The frozen tower, by its weights and not by where they lie."""
+
+    name: str
+    weights_sha256: str
+    """Over the sorted tensors of the layers that are used."""
+    layer: int
+    num_patches: int
+    width: int
+    dtype: Literal["float32", "float16", "bfloat16"]
+
+
+class CodecIdentity(StrictModel):
+    """How a view is stored."""
+
+    name: str
+    version: int
+
+
+class VideoPolicy(StrictModel):
+    """Which frames of a clip are views, and who decodes them."""
+
+    fps: float | None
+    uniform: int | None
+    max_frames: int
+    backend: Literal["pyav", "decord"]
+    backend_version: str
+
+
+class FeatureSpec(StrictModel):
+    """Everything that decides the bytes of a feature."""
+
+    version: Literal[1] = FEATURE_SPEC_VERSION
+    encoder: EncoderIdentity
+    processor: ProcessorValues
+    preprocess: Literal["exact"] = "exact"
+    image_views: Literal["global", "hd4"]
+    aspect: Literal["pad", "center", "squash", "published"]
+    image_policy: str
+    """Name and version of the rules for orientation, alpha, depth and animation."""
+    image_decoder: str
+    """Pillow and libjpeg versions."""
+    video: VideoPolicy
+    reducer: Literal["none"] = "none"
+    codec: CodecIdentity
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def short_digest(self) -> str:
+        """The name of the cache's folder."""
+        return self.digest[:SHORT]
