@@ -5,7 +5,7 @@ Aliases and duplicate keys are refused: the first make small files huge, the sec
 
 import difflib
 from collections.abc import Hashable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -53,6 +53,7 @@ def parse_yaml(text: str, model: type[Model], where: str) -> Model:
         ConfigError: for bad YAML, unknown keys (with the nearest known one) and bad values; `where` is named.
     """
     try:
+        _refuse_aliases(text)
         value: object = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{where}: not readable as YAML: {error}") from error
@@ -88,7 +89,7 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pyda
 def _field_names(model: type[BaseModel]) -> set[str]:
     """Names of all fields of a model and of the models inside it."""
     names: set[str] = set()
-    waiting: list[Any] = [model]
+    waiting: list[object] = [model]
     seen: set[object] = set()
     while waiting:
         current = waiting.pop()
@@ -100,5 +101,5 @@ def _field_names(model: type[BaseModel]) -> set[str]:
                 names.add(name)
                 waiting.append(field.annotation)
         else:
-            waiting.extend(getattr(current, "__args__", ()))
+            waiting.extend(get_args(current))
     return names

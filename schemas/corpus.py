@@ -105,7 +105,7 @@ class Manifest(StrictModel):
     media: list[ObjectEntry]
     quarantine: list[ObjectEntry]
     plan: list[Leaf]
-    shards: list[ShardEntry] = Field(default_factory=list)
+    shards: list[ShardEntry] = Field(default_factory=list[ShardEntry])
     features: dict[str, FeatureSet] = Field(default_factory=dict)
     """By short spec digest."""
 
@@ -117,7 +117,7 @@ class Manifest(StrictModel):
     @property
     def path(self) -> str:
         """Where the manifest lies below the corpus."""
-        return f"manifests/{self.digest[: 2 * SHORT]}.json"
+        return f"manifests/{self.digest}.json"
 
     def to_bytes(self) -> bytes:
         """The bytes that are stored: what the digest covers."""
@@ -146,7 +146,7 @@ class CommitRecord(StrictModel):
     """Digest of all that decides the unit's bytes."""
     objects: list[ObjectEntry]
     counts: dict[str, int] = Field(default_factory=dict)
-    rejects: list[FeatureReject] = Field(default_factory=list)
+    rejects: list[FeatureReject] = Field(default_factory=list[FeatureReject])
     environment: dict[str, str] = Field(default_factory=dict)
     """Device class, library versions, batch size: told, not compared."""
 

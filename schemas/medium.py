@@ -46,8 +46,12 @@ def item_key_of_text(conversation_sha256: str) -> str:
 
 def modality_of(kinds: tuple[MediumKind, ...]) -> Modality:
     """The modality of an item with these media."""
-    if not kinds:
-        return Modality.TEXT
-    if len(kinds) > 1:
-        return Modality.MULTI
-    return Modality.VIDEO if kinds[0] is MediumKind.VIDEO else Modality.IMAGE
+    match kinds:
+        case ():
+            return Modality.TEXT
+        case (MediumKind.IMAGE,):
+            return Modality.IMAGE
+        case (MediumKind.VIDEO,):
+            return Modality.VIDEO
+        case _:
+            return Modality.MULTI
