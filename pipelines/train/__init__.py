@@ -1,0 +1,1 @@
+"""Training from cached features: the model, its loss, its loop and its checkpoints."""
