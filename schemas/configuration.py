@@ -23,27 +23,26 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain values only: no aliases, no key twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
-        if self.check_event(yaml.AliasEvent):
-            event: Any = self.peek_event()
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are refused", event.start_mark
-            )
-        return super().compose_node(parent, index)
+    """Plain values only, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key: object = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):
-                if key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key!r} stands twice", key_node.start_mark
-                    )
-                seen.add(key)
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key_node.value!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+def _refuse_aliases(text: str) -> None:
+    scan: Any = yaml.scan  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    for token in scan(text, Loader=_StrictLoader):
+        if isinstance(token, yaml.AliasToken):
+            raise yaml.MarkedYAMLError(
+                problem=f"aliases (*{token.value}) are refused", problem_mark=token.start_mark
+            )
 
 
 def parse_yaml(text: str, model: type[Model], where: str) -> Model:
@@ -82,7 +81,7 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pyda
         return f"unknown key {path!r}" + (f", did you mean {close[0]!r}?" if close else "")
     if detail["type"] == "missing":
         return f"{path!r} is missing"
-    message = str(detail["msg"])
+    message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{path or 'document'}: {message[:1].lower()}{message[1:]} (got {detail['input']!r:.80})"
 
 

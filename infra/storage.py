@@ -1,0 +1,199 @@
+"""Storage behind one small interface: local disks here, object stores beside it.
+
+Three kinds of write exist, and no other:
+
+- `put`: an immutable object whose name holds its digest. Writing it twice is harmless, so a partial write is
+  never visible (temporary name, fsync, rename) and an object that is already there with the same size stays.
+- `create`: exactly one of several writers wins; the others are told (`os.link` onto the name).
+- `replace`: swaps the one mutable file of a corpus, and only if it still holds what the writer saw.
+
+Paths are relative, with `/`, below the root that the storage was opened with; one that leaves it is refused.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
+
+COPY_BYTES = 1 << 20
+_TEMPORARY = ".writing-"
+
+
+class Storage(Protocol):
+    """What the pipelines know of storage."""
+
+    @property
+    def url(self) -> str:
+        """The root, as a user would type it."""
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether an object is there, whole."""
+        ...
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            NotFoundError: when it is not there.
+        """
+        ...
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raises:
+            NotFoundError: when the object is not there or ends before.
+        """
+        ...
+
+    def put(self, path: str, file: IO[bytes]) -> None:
+        """Store an immutable object, from the start of an open file."""
+        ...
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Store data under a name that is free; False when somebody else has it already."""
+        ...
+
+    def replace(self, path: str, data: bytes, expected: bytes | None) -> None:
+        """Swap a file that still holds `expected` (None: is not there).
+
+        Raises:
+            ConflictError: when it holds something else.
+        """
+        ...
+
+    def list(self, folder: str) -> list[str]:
+        """Paths of all objects below a folder, sorted."""
+        ...
+
+
+def open_storage(url: str | Path) -> Storage:
+    """The storage at a path or URL.
+
+    Raises:
+        ConfigError: for a scheme that no storage is known for.
+    """
+    text = str(url)
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme != "file":
+        raise ConfigError(f"{text}: no storage for {scheme}://; use a local path")
+    return LocalStorage(Path(text.removeprefix("file://")))
+
+
+class LocalStorage:
+    """A folder of a local or network file system with hard links and rename."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    @property
+    def url(self) -> str:
+        return str(self._root)
+
+    def local_path(self, path: str) -> Path:
+        """Where an object lies in the file system."""
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts:
+            raise FatalError(f"{path!r} is no path below {self._root}")
+        return self._root.joinpath(*parts)
+
+    def exists(self, path: str) -> bool:
+        return self.local_path(path).is_file()
+
+    def read_bytes(self, path: str) -> bytes:
+        try:
+            return self.local_path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFoundError(f"{self.local_path(path)} is not there") from error
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        try:
+            descriptor = os.open(self.local_path(path), os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{self.local_path(path)} is not there") from error
+        try:
+            data = os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+        if len(data) != length:
+            raise NotFoundError(f"{self.local_path(path)} ends before byte {offset + length}")
+        return data
+
+    def put(self, path: str, file: IO[bytes]) -> None:
+        target = self.local_path(path)
+        file.seek(0, os.SEEK_END)
+        if target.is_file() and target.stat().st_size == file.tell():
+            return
+        file.seek(0)
+        with self._temporary(target) as (temporary, name):
+            shutil.copyfileobj(file, temporary, COPY_BYTES)
+            _flush(temporary)
+            name.replace(target)
+        _flush_folder(target.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self.local_path(path)
+        with self._temporary(target) as (temporary, name):
+            temporary.write(data)
+            _flush(temporary)
+            try:
+                os.link(name, target)
+            except FileExistsError:
+                return False
+            name.unlink()
+        _flush_folder(target.parent)
+        return True
+
+    def replace(self, path: str, data: bytes, expected: bytes | None) -> None:
+        target = self.local_path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (target.parent / f".{target.name}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = target.read_bytes() if target.is_file() else None
+            if found != expected:
+                raise ConflictError(f"{target} was changed by somebody else meanwhile; run the command again")
+            with self._temporary(target) as (temporary, name):
+                temporary.write(data)
+                _flush(temporary)
+                name.replace(target)
+            _flush_folder(target.parent)
+
+    def list(self, folder: str) -> list[str]:
+        base = self.local_path(folder)
+        return sorted(
+            path.relative_to(self._root).as_posix()
+            for path in base.rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        )
+
+    @contextlib.contextmanager
+    def _temporary(self, target: Path) -> Generator[tuple[IO[bytes], Path]]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, text = tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
+        name = Path(text)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                yield file, name
+        finally:
+            name.unlink(missing_ok=True)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,156 @@
+"""Exactly once, on top of at-least-once: how a unit of work becomes part of a corpus.
+
+    work  ->  objects, named by digest, put in any order     (invisible: nothing lists them yet)
+          ->  commits/UNIT-FINGERPRINT.json, created exclusively  (the unit is done)
+          ->  manifest, named by digest                      (the stage is done)
+          ->  corpus.json replaced                           (readers see it)
+
+A process may die between any two steps and be started again: what is committed is skipped, what is not is
+made again with the same bytes. Two workers may finish the same unit: one commit wins.
+"""
+
+import io
+from collections.abc import Iterable
+from typing import IO, Final
+
+from pydantic import ValidationError
+
+from infra.storage import Storage
+from schemas.configuration import Model
+from schemas.corpus import (
+    FORMAT_VERSION,
+    POINTER_PATH,
+    CommitRecord,
+    Manifest,
+    ObjectEntry,
+    Pointer,
+    commit_path,
+    object_path,
+)
+from schemas.digest import canonical_json, sha256_hex
+from schemas.errors import ConflictError, CorruptError, MismatchError, NotFoundError
+
+FIRST_WINS: Final = "first wins"
+MUST_AGREE: Final = "must agree"
+
+
+def put_object(
+    storage: Storage, folder: str, name: str, extension: str, data: bytes, num_rows: int
+) -> ObjectEntry:
+    """Store bytes under a name that holds their digest."""
+    return put_file(storage, folder, name, extension, io.BytesIO(data), sha256_hex(data), num_rows)
+
+
+def put_file(
+    storage: Storage, folder: str, name: str, extension: str, file: IO[bytes], sha256: str, num_rows: int
+) -> ObjectEntry:
+    """Store an open file, whose digest is known, under a name that holds the digest."""
+    path = object_path(folder, name, sha256, extension)
+    storage.put(path, file)
+    return ObjectEntry(path=path, sha256=sha256, num_bytes=file.seek(0, io.SEEK_END), num_rows=num_rows)
+
+
+def read_object(storage: Storage, entry: ObjectEntry) -> bytes:
+    """The bytes of an object, checked.
+
+    Raises:
+        CorruptError: when they are not those that were written.
+    """
+    data = storage.read_bytes(entry.path)
+    if sha256_hex(data) != entry.sha256:
+        raise CorruptError(
+            f"{storage.url}/{entry.path} does not hold the bytes that were written; "
+            "delete it and run the build again"
+        )
+    return data
+
+
+def find_commit(storage: Storage, unit: str, fingerprint: str) -> CommitRecord | None:
+    """The commit record of a unit, if it is done and its objects are there."""
+    path = commit_path(unit, fingerprint)
+    try:
+        record = parse_stored(storage.read_bytes(path), CommitRecord, f"{storage.url}/{path}")
+    except NotFoundError:
+        return None
+    if record.fingerprint != fingerprint:
+        raise CorruptError(f"{storage.url}/{path} is the record of another unit; delete it")
+    return record if all(storage.exists(entry.path) for entry in record.objects) else None
+
+
+def commit(storage: Storage, record: CommitRecord, when_beaten: str = MUST_AGREE) -> CommitRecord:
+    """Declare a unit done; the record that stands afterwards is returned.
+
+    Args:
+        storage: the corpus.
+        record: what was made, and from what.
+        when_beaten: `MUST_AGREE`: another record with other objects is an error; `FIRST_WINS`: it stands.
+
+    Raises:
+        ConflictError: when bytes that must be the same differ.
+    """
+    if storage.create(record.path, canonical_json(record.model_dump(mode="json"))):
+        return record
+    winner = parse_stored(storage.read_bytes(record.path), CommitRecord, f"{storage.url}/{record.path}")
+    if when_beaten == MUST_AGREE and winner.objects != record.objects:
+        raise ConflictError(
+            f"{record.unit}: two workers made different bytes from the same input: "
+            f"{_names(winner.objects)} and {_names(record.objects)}. "
+            "Compare library versions of the machines; they must be the same"
+        )
+    return winner
+
+
+def load_manifest(storage: Storage) -> Manifest:
+    """The manifest in force.
+
+    Raises:
+        NotFoundError: when nothing was built here yet.
+        CorruptError: when its bytes are not those that the pointer names.
+    """
+    try:
+        pointer = _load_pointer(storage.read_bytes(POINTER_PATH), storage)
+    except NotFoundError as error:
+        raise NotFoundError(f"{storage.url} holds no corpus; build one with `onetoken ingest`") from error
+    data = storage.read_bytes(pointer.manifest)
+    if sha256_hex(data) != pointer.sha256:
+        raise CorruptError(f"{storage.url}/{pointer.manifest} is damaged; restore it or build again")
+    return parse_stored(data, Manifest, f"{storage.url}/{pointer.manifest}")
+
+
+def publish_manifest(storage: Storage, manifest: Manifest) -> None:
+    """Store a manifest and point the corpus to it."""
+    data = manifest.to_bytes()
+    storage.put(manifest.path, io.BytesIO(data))
+    pointer = Pointer(manifest=manifest.path, sha256=sha256_hex(data))
+    try:
+        seen = storage.read_bytes(POINTER_PATH)
+    except NotFoundError:
+        seen = None
+    wanted = canonical_json(pointer.model_dump(mode="json"))
+    if seen != wanted:
+        storage.replace(POINTER_PATH, wanted, expected=seen)
+
+
+def parse_stored(data: bytes, model: type[Model], where: str) -> Model:
+    """Read a stored record back.
+
+    Raises:
+        MismatchError: for a format version that this release does not know.
+        CorruptError: for anything else that is not the record.
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        if any(detail["loc"] == ("format_version",) for detail in error.errors()):
+            raise MismatchError(
+                f"{where}: its format version is not {FORMAT_VERSION}; read it with the release that wrote it"
+            ) from error
+        raise CorruptError(f"{where} is damaged: {error.error_count()} fields are wrong") from error
+
+
+def _load_pointer(data: bytes, storage: Storage) -> Pointer:
+    return parse_stored(data, Pointer, f"{storage.url}/{POINTER_PATH}")
+
+
+def _names(objects: Iterable[ObjectEntry]) -> str:
+    return ", ".join(entry.path for entry in objects)
