@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
@@ -25,6 +25,7 @@ COPY_BYTES = 1 << 20
 _TEMPORARY = ".writing-"
 
 
+@runtime_checkable
 class Storage(Protocol):
     """What the pipelines know of storage."""
 

@@ -10,7 +10,7 @@ and items themselves.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -18,6 +18,7 @@ UnitIn = TypeVar("UnitIn", contravariant=True)
 ResultOut = TypeVar("ResultOut", covariant=True)
 
 
+@runtime_checkable
 class WorkerSpec(Protocol[UnitIn, ResultOut]):
     """Builds, inside the worker's process, the function that does the work."""
 
@@ -34,6 +35,10 @@ class Resources:
     num_gpus: float = 0.0
 
 
+ONE_CPU: Final = Resources()
+
+
+@runtime_checkable
 class Engine(Protocol):
     """Runs units on some number of workers."""
 
@@ -43,12 +48,13 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = Resources()
+        self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
     ) -> Iterator[tuple[int, Result]]:
         """Yield (index of the unit, its result) in the order of completion."""
         ...
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told how far a stage is; what it does with it is the command line's business."""
 
@@ -67,7 +73,7 @@ def run_in_order(
     units: Sequence[Unit],
     stage: str,
     progress: Progress = no_progress,
-    resources: Resources = Resources(),
+    resources: Resources = ONE_CPU,
 ) -> list[Result]:
     """Run all units of a stage; the results come in the order of the units."""
     results: dict[int, Result] = {}
@@ -84,7 +90,7 @@ class SerialEngine:
     name = "serial"
 
     def run(
-        self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = Resources()
+        self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`."""
         if not units:

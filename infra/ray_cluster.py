@@ -1,0 +1,121 @@
+"""Ray: started on this machine, or joined where it runs; and the check that workers run this code.
+
+A cluster started here is private: token authentication with a fresh token, every socket on loopback, no
+dashboard, no usage report, nothing written to the home folder. Ray keeps its socket paths in 107 bytes, so
+its folder is a short one of its own under the system's temporary folder; it goes when the cluster goes.
+
+The package names of this project are generic (Ray ships the working directory whole), so a worker could
+import somebody else's `schemas`. `source_digest` covers every module of the five packages as the process
+resolved them: driver and worker must agree on it before any work is handed out.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import ConfigError, MismatchError, NotFoundError
+
+PACKAGES = ("schemas", "operators", "infra", "pipelines", "jobs")
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Generator[None]:
+    """Join the cluster at an address, or start one on this machine for as long as the block runs.
+
+    Raises:
+        NotFoundError: when nothing answers at the address.
+        ConfigError: when this process is connected to Ray already.
+    """
+    folder = None if address else Path(tempfile.mkdtemp(prefix="ot-"))
+    if folder:
+        os.environ.update(_local_environment(folder))
+    ray: Any = importlib.import_module("ray")
+    if ray.is_initialized():
+        raise ConfigError("this process is connected to Ray already; leave that block first")
+    try:
+        if folder:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                logging_level="ERROR",
+                log_to_driver=False,
+                _temp_dir=str(folder),
+            )
+        else:
+            _join(ray, str(address))
+        yield
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _local_environment(folder: Path) -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # The only setting that makes every server of a single machine listen on 127.0.0.1 alone.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_TMPDIR": str(folder),
+    }
+
+
+def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - Ray is loaded only when it is used
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise NotFoundError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def source_digest() -> str:
+    """Digest of every module of this project's packages, as this process would import them.
+
+    Raises:
+        MismatchError: when a package does not lie beside the others.
+    """
+    digest = hashlib.sha256()
+    root = _folder_of("infra").parent
+    for name in PACKAGES:
+        folder = _folder_of(name)
+        if folder.parent != root:
+            raise MismatchError(
+                f"package {name!r} resolves to {folder}, not to {root / name}: another package of that name "
+                "is installed; remove it or start from this project's folder"
+            )
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _folder_of(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise MismatchError(
+            f"package {package!r} is not importable here; install this project on every machine"
+        )
+    return Path(spec.origin).parent
+
+
+def check_source(expected: str) -> None:
+    """Refuse to work with other code than the driver's.
+
+    Raises:
+        MismatchError: when this process runs other code.
+    """
+    found = source_digest()
+    if found != expected:
+        raise MismatchError(
+            f"this worker runs other code ({found[:12]}) than the driver ({expected[:12]}); "
+            "install the same release on every machine or ship it with --working-dir"
+        )
