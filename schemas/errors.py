@@ -43,12 +43,17 @@ class RejectCode(StrEnum):
     WRONG_KIND = "wrong_kind"
     TRUNCATED_IMAGE = "truncated_image"
     DAMAGED_IMAGE = "damaged_image"
+    UNSUPPORTED_PIXELS = "unsupported_pixels"
     IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_TOO_SMALL = "image_too_small"
+    EXTREME_ASPECT = "extreme_aspect"
     NO_VIDEO_STREAM = "no_video_stream"
     DAMAGED_VIDEO = "damaged_video"
     VIDEO_TOO_LARGE = "video_too_large"
     DUPLICATE_RECORD = "duplicate_record"
     NOT_FINITE = "not_finite"
+    NOT_A_CAPTION = "not_a_caption"
+    TOO_MANY_TOKENS = "too_many_tokens"
 
 
 class PipelineError(Exception):

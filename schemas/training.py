@@ -1,0 +1,193 @@
+"""Training configurations, as a user writes them in YAML.
+
+The defaults are the paper's (LLaVA-Mini, Table 9): stage 1 trains the projector for one epoch at 1e-3;
+stage 2 everything but the vision tower for two at 1e-4, the projector at 1e-5; 256 examples a step, AdamW,
+cosine with 3 % warm-up. `recipe_fields` leaves out what decides no number (places, logging, device, memory),
+so that a run may be resumed elsewhere; everything else must be equal.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.configuration import StrictModel
+from schemas.digest import digest_of
+
+Count = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+_NOT_COMPARED = {
+    "corpus": True,
+    "spec": True,
+    "out": True,
+    "memory": True,
+    "run": {"save_every", "log_every", "device", "threads"},
+}
+
+
+class PrefusionConfig(StrictModel):
+    """Decoder layers that write what the patches say into the instruction."""
+
+    layers: Annotated[int, Field(ge=0, le=64)] = 4
+    """0 leaves pre-fusion out."""
+    init: Literal["zero", "copy", "random"] = "zero"
+    """zero: starts as the identity; copy: the language model's first layers; random: as it is initialized."""
+
+
+class ModelConfig(StrictModel):
+    """The language model and what stands around it."""
+
+    llm: str = "lmsys/vicuna-7b-v1.5"
+    """A name on the Hub or a folder with safetensors and a tokenizer."""
+    template: Literal["own", "vicuna_v1"] = "own"
+    """How a conversation is written in stage 2: the tokenizer's own chat template, or Vicuna's."""
+    grid: Annotated[int, Field(gt=0, le=24)] = 1
+    """C: a frame becomes C*C tokens (stage 2)."""
+    prefusion: PrefusionConfig = PrefusionConfig()
+    positions: Literal["published", "native"] = "published"
+    """published: the patches' positions are the C*C grid's, resized; native: those of the 24x24 patches."""
+    start_from: str | None = None
+    """A checkpoint folder. From stage 1: its projector and language model; from stage 2: everything."""
+
+
+class FramesConfig(StrictModel):
+    """Which cached frames of a video are read; an image has one. Neither: all of them."""
+
+    max: Count | None = None
+    """The first N at most."""
+    uniform: Count | None = None
+    """N spread over the clip, or all where it has fewer."""
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> "FramesConfig":
+        if self.max is not None and self.uniform is not None:
+            raise ValueError("give either max or uniform, not both")
+        return self
+
+
+class DataConfig(StrictModel):
+    """Which examples, and how many at a time."""
+
+    sources: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
+    """Name of a source to its weight; divided by the largest, a weight is the share of the source that an
+    epoch sees. Omitted: all sources once."""
+    batch: Count = 256
+    """Examples of an optimizer step."""
+    micro_batch: Count = 8
+    """Examples that go through the model at once."""
+    max_tokens: Annotated[int, Field(ge=8)] = 2048
+    """Text tokens of an example; longer ones are left out and counted, never cut."""
+    frames: FramesConfig = FramesConfig()
+    exclude: tuple[str, ...] = ()
+    """Shards that the order leaves out, as printed when one cannot be read."""
+
+    @model_validator(mode="after")
+    def _batch_is_whole(self) -> "DataConfig":
+        if self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class OptimizerConfig(StrictModel):
+    """AdamW and its schedule."""
+
+    lr: Rate | None = None
+    """Omitted: 1e-3 in stage 1, 1e-4 in stage 2."""
+    projector_lr: Rate | None = None
+    """Omitted: `lr` in stage 1, 1e-5 in stage 2."""
+    warmup_share: Fraction = 0.03
+    """Share of the steps over which the rate rises from zero."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: down to zero along a cosine, or flat."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """The gradient of a step is scaled down to this norm; null: never."""
+
+
+class MemoryConfig(StrictModel):
+    """What is recomputed instead of kept: decides memory and time, not the result."""
+
+    checkpoint_layers: bool = False
+    """Keep one hidden state per decoder layer and recompute the rest in the backward pass."""
+    frames_per_chunk: Count | None = None
+    """Frames that go through compressor and pre-fusion at once. Omitted: all."""
+
+
+class RunConfig(StrictModel):
+    """How long, how often, where."""
+
+    steps: Count | None = None
+    epochs: Count | None = None
+    """Omitted, as `steps`: 1 in stage 1, 2 in stage 2."""
+    save_every: Count = 500
+    """Steps between checkpoints; the last step is always saved."""
+    log_every: Count = 10
+    """Steps between lines of metrics.jsonl."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What layers compute in. Weights that train stay in float32: small updates must not be rounded away."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None
+    """Threads of torch on the CPU. Omitted: as torch chooses."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "RunConfig":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either steps or epochs, not both")
+        return self
+
+
+class TrainConfig(StrictModel):
+    """One training run."""
+
+    corpus: str
+    """Folder or URL."""
+    spec: str = "latest"
+    """The digest of a feature spec of the corpus, at least its first 8 digits, or `latest`."""
+    stage: Literal[1, 2]
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    memory: MemoryConfig = MemoryConfig()
+    run: RunConfig = RunConfig()
+    out: str
+    """Folder for checkpoints and metrics."""
+
+    @property
+    def lr(self) -> float:
+        """The highest rate of everything but the projector."""
+        return self.optimizer.lr or (1e-3 if self.stage == 1 else 1e-4)
+
+    @property
+    def projector_lr(self) -> float:
+        """The highest rate of the projector."""
+        return self.optimizer.projector_lr or (self.lr if self.stage == 1 else 1e-5)
+
+    @property
+    def epochs(self) -> int | None:
+        """Passes over the data; None where `run.steps` says how long."""
+        if self.run.steps is not None:
+            return None
+        return self.run.epochs or (1 if self.stage == 1 else 2)
+
+    @property
+    def recipe_fields(self) -> dict[str, object]:
+        """What decides the numbers, as `model.grid: 1` and so on."""
+        return _flatten(self.model_dump(mode="json", exclude=_NOT_COMPARED), "")
+
+    @property
+    def recipe_digest(self) -> str:
+        """Digest of what decides the numbers."""
+        return digest_of(self.recipe_fields)
+
+
+def _flatten(value: dict[str, object], prefix: str) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            flat |= _flatten(inner, f"{prefix}{key}.")  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            flat[prefix + key] = inner
+    return flat

@@ -1,0 +1,52 @@
+import pytest
+
+from schemas.configuration import parse_yaml
+from schemas.errors import ConfigError
+from schemas.training import TrainConfig
+
+MINIMAL = "corpus: c\nstage: {stage}\nout: o\n"
+
+
+def parse(text: str) -> TrainConfig:
+    return parse_yaml(text, TrainConfig, "train.yaml")
+
+
+@pytest.mark.parametrize(("stage", "lr", "projector_lr", "epochs"), [(1, 1e-3, 1e-3, 1), (2, 1e-4, 1e-5, 2)])
+def test_defaults_are_the_papers(stage: int, lr: float, projector_lr: float, epochs: int) -> None:
+    config = parse(MINIMAL.format(stage=stage))
+    assert (config.lr, config.projector_lr, config.epochs) == (lr, projector_lr, epochs)
+    assert (config.data.batch, config.optimizer.warmup_share, config.optimizer.schedule) == (
+        256,
+        0.03,
+        "cosine",
+    )
+
+
+def test_the_projector_follows_lr_in_stage_1_only() -> None:
+    assert parse(MINIMAL.format(stage=1) + "optimizer: {lr: 0.01}").projector_lr == 0.01
+    assert parse(MINIMAL.format(stage=2) + "optimizer: {lr: 0.01}").projector_lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("run: {steps: 1, epochs: 1}", "either steps or epochs"),
+        ("data: {batch: 10, micro_batch: 4}", "no multiple"),
+        ("data: {frames: {max: 2, uniform: 3}}", "either max or uniform"),
+        ("optimiser: {}", "did you mean 'optimizer'"),
+    ],
+)
+def test_contradictions_are_refused(extra: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(MINIMAL.format(stage=1) + extra)
+
+
+def test_the_digest_leaves_out_what_decides_no_number() -> None:
+    base = parse(MINIMAL.format(stage=1))
+    moved = parse(
+        "corpus: s3://elsewhere\nspec: '12345678'\nstage: 1\nout: p\n"
+        "memory: {checkpoint_layers: true}\nrun: {save_every: 7, device: cpu, threads: 2}"
+    )
+    assert moved.recipe_digest == base.recipe_digest
+    for extra in ("run: {seed: 1}", "model: {grid: 2}", "data: {micro_batch: 16}", "optimizer: {lr: 0.1}"):
+        assert parse(MINIMAL.format(stage=1) + extra).recipe_digest != base.recipe_digest
