@@ -1,0 +1,225 @@
+"""The image policy, each rule against a picture whose pixels are known."""
+
+import contextlib
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from operators.image import ImagePolicy, decode_image, read_image_facts
+from schemas.errors import ConfigError, RejectCode, SampleError
+
+
+def encode(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def smooth_picture(width, height):
+    rows, columns = np.mgrid[0:height, 0:width]
+    red = columns * 255 // max(width - 1, 1)
+    green = rows * 255 // max(height - 1, 1)
+    return Image.fromarray(np.stack([red, green, (red + green) // 2], axis=-1).astype(np.uint8))
+
+
+def reject_code(call, data, *arguments):
+    with pytest.raises(SampleError) as caught:
+        call(data, *arguments)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_applied_to_pixels_and_to_facts(kind, orientation):
+    upright = np.asarray(smooth_picture(24, 16))
+    stored = {  # what a camera writes so that applying the tag gives `upright`
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    data = encode(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+
+    facts = read_image_facts(data)
+    pixels = np.asarray(decode_image(data)).astype(int)
+
+    assert (facts.width_px, facts.height_px) == (24, 16)
+    assert pixels.shape == (16, 24, 3)
+    assert np.abs(pixels - upright).max() <= (4 if kind == "JPEG" else 0)
+
+
+def test_hidden_pixels_do_not_show_through_alpha():
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., 0] = 255
+    pixels[:2, :, 3] = 255
+    decoded = np.asarray(decode_image(encode(Image.fromarray(pixels))))
+    assert (decoded[:2] == (255, 0, 0)).all()
+    assert (decoded[2:] == (255, 255, 255)).all()
+    black = ImagePolicy(alpha_background=(0, 0, 0))
+    assert (np.asarray(decode_image(encode(Image.fromarray(pixels)), black))[2:] == 0).all()
+
+
+def test_a_transparent_palette_entry_is_background():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([9, 9, 9, 0, 200, 0])
+    image.putpixel((0, 0), 0)
+    decoded = np.asarray(decode_image(encode(image, transparency=0)))
+    assert tuple(decoded[0, 0]) == (255, 255, 255)
+    assert tuple(decoded[1, 1]) == (0, 200, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_clipped(kind):
+    levels = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    decoded = np.asarray(decode_image(encode(Image.fromarray(levels), kind)))
+    np.testing.assert_array_equal(decoded, np.repeat((levels // 256)[..., None], 3, axis=-1))
+
+
+def test_big_endian_sixteen_bits_are_scaled():
+    data = encode(Image.frombytes("I;16B", (2, 2), struct.pack(">4H", 0, 256, 32768, 65535)), "TIFF")
+    assert np.asarray(decode_image(data))[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA"])
+def test_every_mode_becomes_rgb(mode):
+    picture = smooth_picture(16, 16)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    decoded = decode_image(encode(picture.convert(mode), kind))
+    assert (decoded.mode, decoded.size) == ("RGB", (16, 16))
+    expected = picture.convert(mode).convert("RGB")
+    difference = np.abs(np.asarray(decoded).astype(int) - np.asarray(expected).astype(int))
+    assert difference.mean() < (12 if mode == "CMYK" else 1)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_white_point_are_rejected(mode):
+    data = encode(Image.new(mode, (4, 4)), "TIFF")
+    assert reject_code(decode_image, data) is RejectCode.UNSUPPORTED_PIXELS
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (8, 8), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert (np.asarray(decode_image(data)) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("call", [read_image_facts, decode_image])
+def test_what_is_no_picture_is_rejected_by_name(call):
+    assert reject_code(call, b"") is RejectCode.EMPTY_FILE
+    assert reject_code(call, b"<html></html>") is RejectCode.UNKNOWN_FORMAT
+    assert reject_code(call, b"%!PS-Adobe-3.0 EPSF-3.0\n") is RejectCode.UNKNOWN_FORMAT
+    assert reject_code(call, b"\x00\x00\x00\x20ftypisom" + bytes(64)) is RejectCode.WRONG_KIND
+    assert reject_code(call, b"\x89PNG\r\n\x1a\n" + bytes(9) + b"IEND\xaeB`\x82") is RejectCode.DAMAGED_IMAGE
+
+
+@pytest.mark.parametrize("call", [read_image_facts, decode_image])
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [
+        ((8001, 8000), RejectCode.IMAGE_TOO_LARGE),
+        ((14000, 13000), RejectCode.IMAGE_TOO_LARGE),
+        ((1, 8), RejectCode.IMAGE_TOO_SMALL),
+        ((402, 2), RejectCode.EXTREME_ASPECT),
+    ],
+)
+def test_limits_hold_before_decoding(call, size, code):
+    data = encode(Image.new("1", size))
+    assert reject_code(call, data) is code
+
+
+@pytest.mark.parametrize("call", [read_image_facts, decode_image])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_cut_files_are_rejected_from_the_header_on(call, kind, share):
+    data = encode(smooth_picture(300, 200), kind)
+    assert reject_code(call, data[: int(share * len(data))]) is RejectCode.TRUNCATED_IMAGE
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_picture():
+    thumbnail = encode(smooth_picture(16, 16), "JPEG")
+    data = encode(smooth_picture(300, 200), "JPEG", exif=b"Exif\x00\x00" + thumbnail)
+    assert reject_code(read_image_facts, data[: len(data) * 3 // 4]) is RejectCode.TRUNCATED_IMAGE
+
+
+def test_trailing_bytes_do_no_harm():
+    picture = smooth_picture(64, 48)
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = encode(picture, kind)
+        assert decode_image(data + bytes(4096)).tobytes() == decode_image(data).tobytes()
+
+
+def test_lenient_loading_is_refused(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES"):
+        decode_image(encode(smooth_picture(8, 8)))
+
+
+VALID = [encode(smooth_picture(40, 30), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.sampled_from(VALID),
+    flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
+    cut=st.one_of(st.none(), st.integers(0, 10_000)),
+)
+def test_damage_gives_a_picture_or_a_typed_reject(data, flips, cut):
+    damaged = bytearray(data)
+    for position, value in flips:
+        damaged[position % len(damaged)] = value
+    damaged = bytes(damaged[: cut % len(damaged)] if cut is not None else damaged)
+    for call in (read_image_facts, decode_image):
+        with contextlib.suppress(SampleError):
+            call(damaged)
+
+
+@pytest.mark.real
+def test_every_real_picture_decodes_or_is_rejected_for_the_right_reason(media_folder):
+    expected = {
+        "broken_data_stream.png": RejectCode.TRUNCATED_IMAGE,
+        "decompression_bomb.gif": RejectCode.IMAGE_TOO_LARGE,
+        "decompression_bomb.ico": RejectCode.UNKNOWN_FORMAT,
+        "hopper.Lab.tif": RejectCode.UNSUPPORTED_PIXELS,
+        "hopper.avif": RejectCode.UNKNOWN_FORMAT,
+        "made_1x1.png": RejectCode.IMAGE_TOO_SMALL,
+        "made_bomb_20000x20000.png": RejectCode.IMAGE_TOO_LARGE,
+        "made_html.jpg": RejectCode.UNKNOWN_FORMAT,
+        "made_trunc50.jpg": RejectCode.TRUNCATED_IMAGE,
+        "made_trunc95.jpg": RejectCode.TRUNCATED_IMAGE,
+        "made_zero.jpg": RejectCode.EMPTY_FILE,
+        "no_palette.gif": RejectCode.IMAGE_TOO_SMALL,
+        "rot1mir0.avif": RejectCode.UNKNOWN_FORMAT,
+        "test-card-lossy-tiled.jp2": RejectCode.UNKNOWN_FORMAT,
+        "truncated_image.png": RejectCode.TRUNCATED_IMAGE,
+        "truncated_jpeg.jpg": RejectCode.TRUNCATED_IMAGE,
+        "ultrahdr.jpg": RejectCode.TRUNCATED_IMAGE,
+    }
+    rejected = {}
+    paths = [path for path in sorted((media_folder / "images").rglob("*")) if path.is_file()]
+    for path in paths:
+        data = path.read_bytes()
+        try:
+            image = decode_image(data)
+        except SampleError as reject:
+            rejected[path.name] = reject.code
+            continue
+        facts = read_image_facts(data)
+        assert image.size == (facts.width_px, facts.height_px), path.name
+        assert image.mode == "RGB"
+        assert image.getextrema() != ((0, 0), (0, 0), (0, 0)), path.name
+    assert len(paths) > 80
+    assert rejected == expected
