@@ -17,12 +17,25 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
 COPY_BYTES = 1 << 20
 _TEMPORARY = ".writing-"
+
+
+@runtime_checkable
+class SeekableFile(Protocol):
+    """What storage needs of a file that it stores."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move, and tell where to."""
+        ...
 
 
 @runtime_checkable
@@ -54,7 +67,7 @@ class Storage(Protocol):
         """
         ...
 
-    def put(self, path: str, file: IO[bytes]) -> None:
+    def put(self, path: str, file: SeekableFile) -> None:
         """Store an immutable object, from the start of an open file."""
         ...
 
@@ -127,10 +140,9 @@ class LocalStorage:
             raise NotFoundError(f"{self.local_path(path)} ends before byte {offset + length}")
         return data
 
-    def put(self, path: str, file: IO[bytes]) -> None:
+    def put(self, path: str, file: SeekableFile) -> None:
         target = self.local_path(path)
-        file.seek(0, os.SEEK_END)
-        if target.is_file() and target.stat().st_size == file.tell():
+        if target.is_file() and target.stat().st_size == file.seek(0, os.SEEK_END):
             return
         file.seek(0)
         with self._temporary(target) as (temporary, name):
@@ -175,7 +187,7 @@ class LocalStorage:
         )
 
     @contextlib.contextmanager
-    def _temporary(self, target: Path) -> Generator[tuple[IO[bytes], Path]]:
+    def _temporary(self, target: Path) -> Generator[tuple[BinaryIO, Path]]:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, text = tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
         name = Path(text)
@@ -187,7 +199,7 @@ class LocalStorage:
             name.unlink(missing_ok=True)
 
 
-def _flush(file: IO[bytes]) -> None:
+def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 

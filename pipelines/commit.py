@@ -11,11 +11,11 @@ made again with the same bytes. Two workers may finish the same unit: one commit
 
 import io
 from collections.abc import Iterable
-from typing import IO, Final
+from typing import Final
 
 from pydantic import ValidationError
 
-from infra.storage import Storage
+from infra.storage import SeekableFile, Storage
 from schemas.configuration import Model
 from schemas.corpus import (
     FORMAT_VERSION,
@@ -42,7 +42,7 @@ def put_object(
 
 
 def put_file(
-    storage: Storage, folder: str, name: str, extension: str, file: IO[bytes], sha256: str, num_rows: int
+    storage: Storage, folder: str, name: str, extension: str, file: SeekableFile, sha256: str, num_rows: int
 ) -> ObjectEntry:
     """Store an open file, whose digest is known, under a name that holds the digest."""
     path = object_path(folder, name, sha256, extension)

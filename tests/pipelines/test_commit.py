@@ -1,0 +1,109 @@
+"""The commit protocol: who wins, what is refused, and what a reader is told of damage."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra.storage import LocalStorage
+from pipelines.commit import (
+    FIRST_WINS,
+    commit,
+    find_commit,
+    load_manifest,
+    publish_manifest,
+    put_object,
+    read_object,
+)
+from schemas.corpus import CommitRecord, Manifest, ObjectEntry
+from schemas.errors import ConflictError, CorruptError, MismatchError, NotFoundError
+
+FINGERPRINT = "f" * 64
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path)
+
+
+def record(entry: ObjectEntry) -> CommitRecord:
+    return CommitRecord(unit="shard-image-all", fingerprint=FINGERPRINT, objects=[entry])
+
+
+def manifest(name: str = "corpus") -> Manifest:
+    return Manifest(
+        name=name,
+        ingest_digest="0" * 64,
+        sources=[],
+        num_media=0,
+        num_media_bytes=0,
+        num_media_uses=0,
+        examples=[],
+        media=[],
+        quarantine=[],
+        plan=[],
+    )
+
+
+def test_a_unit_is_done_once_its_record_and_objects_stand(storage: LocalStorage) -> None:
+    entry = put_object(storage, "shards", "image-all", "tar", b"bytes", num_rows=1)
+    assert find_commit(storage, "shard-image-all", FINGERPRINT) is None
+    assert commit(storage, record(entry)) == record(entry)
+    assert find_commit(storage, "shard-image-all", FINGERPRINT) == record(entry)
+    storage.local_path(entry.path).unlink()
+    assert find_commit(storage, "shard-image-all", FINGERPRINT) is None
+
+
+def test_the_same_bytes_twice_agree(storage: LocalStorage) -> None:
+    entry = put_object(storage, "shards", "image-all", "tar", b"bytes", num_rows=1)
+    assert commit(storage, record(entry)) == commit(storage, record(entry))
+
+
+def test_other_bytes_are_a_conflict_or_yield(storage: LocalStorage) -> None:
+    first = put_object(storage, "shards", "image-all", "tar", b"bytes", num_rows=1)
+    second = put_object(storage, "shards", "image-all", "tar", b"other", num_rows=1)
+    commit(storage, record(first))
+    with pytest.raises(ConflictError, match="different bytes from the same input"):
+        commit(storage, record(second))
+    assert commit(storage, record(second), when_beaten=FIRST_WINS) == record(first)
+
+
+def test_objects_are_named_by_their_digest_and_checked(storage: LocalStorage) -> None:
+    entry = put_object(storage, "media", "all", "parquet", b"bytes", num_rows=1)
+    assert entry.path == f"media/all-{entry.sha256[:16]}.parquet"
+    assert read_object(storage, entry) == b"bytes"
+    storage.local_path(entry.path).write_bytes(b"flipp")
+    with pytest.raises(CorruptError, match="does not hold the bytes"):
+        read_object(storage, entry)
+
+
+def test_readers_see_the_published_manifest(storage: LocalStorage) -> None:
+    with pytest.raises(NotFoundError, match="holds no corpus"):
+        load_manifest(storage)
+    publish_manifest(storage, manifest("one"))
+    publish_manifest(storage, manifest("two"))
+    assert load_manifest(storage) == manifest("two")
+    assert storage.exists(manifest("one").path)
+
+
+def test_publishing_again_changes_nothing(storage: LocalStorage) -> None:
+    publish_manifest(storage, manifest())
+    before = {path: storage.read_bytes(path) for path in [*storage.list("manifests"), "corpus.json"]}
+    publish_manifest(storage, manifest())
+    assert before == {path: storage.read_bytes(path) for path in [*storage.list("manifests"), "corpus.json"]}
+
+
+def test_a_flipped_manifest_is_corrupt(storage: LocalStorage) -> None:
+    publish_manifest(storage, manifest())
+    path = storage.local_path(manifest().path)
+    path.write_bytes(path.read_bytes().replace(b'"num_media":0', b'"num_media":9'))
+    with pytest.raises(CorruptError, match="is damaged"):
+        load_manifest(storage)
+
+
+def test_an_unknown_format_version_is_a_mismatch(storage: LocalStorage) -> None:
+    publish_manifest(storage, manifest())
+    pointer = json.loads(storage.read_bytes("corpus.json"))
+    storage.local_path("corpus.json").write_text(json.dumps(pointer | {"format_version": 2}))
+    with pytest.raises(MismatchError, match="format version is not 1"):
+        load_manifest(storage)

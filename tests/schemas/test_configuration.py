@@ -1,0 +1,53 @@
+"""Recipes from YAML: what is accepted, and what a user is told otherwise."""
+
+import pytest
+
+from schemas.configuration import parse_yaml
+from schemas.errors import ConfigError
+from schemas.recipe import Recipe
+
+RECIPE = """
+name: small
+sources:
+  - {name: captions, format: llava, annotations: captions.json, media_root: images}
+shards: {max_bytes: 64MiB}
+"""
+
+
+def test_sizes_and_defaults() -> None:
+    recipe = parse_yaml(RECIPE, Recipe, "r.yaml")
+    assert recipe.shards.max_bytes == 64 * 2**20
+    assert recipe.views.views_per_image == 5
+    assert recipe.encoder.model == "openai/clip-vit-large-patch14-336"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RECIPE.replace("media_root", "media_rot"), "'sources.0.media_rot', did you mean 'media_root'"),
+        (RECIPE + "codecs: int8\n", "unknown key 'codecs', did you mean 'codec'"),
+        (RECIPE + "name: again\n", "'name' stands twice"),
+        ("a: &x [1]\nb: *x\n", r"aliases \(\*x\) are refused"),
+        ("name: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("- 1\n", "should be a valid dictionary"),
+        ("{{{", "not readable as YAML"),
+        (RECIPE.replace("64MiB", "64 megs"), "write 1000000, 64MiB or 1GiB"),
+        (RECIPE.replace("small", "Small corpus"), "is no name"),
+        (RECIPE.replace("format: llava,", "format: lava,"), "'llava', 'video_chatgpt' or 'onevision'"),
+        (RECIPE.replace("sources:", "sources: []\nx:"), "at least 1 item"),
+        (RECIPE + "views: {video: {fps: 1, uniform: 8}}\n", "either fps or uniform"),
+        ("[" * 5000, "not readable as YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_yaml(text, Recipe, "r.yaml")
+    assert str(caught.value).startswith("r.yaml: ")
+    assert caught.value.exit_status == 2
+
+
+def test_the_recipe_digest_knows_no_places() -> None:
+    recipe = parse_yaml(RECIPE, Recipe, "r.yaml")
+    moved = parse_yaml(RECIPE.replace("images", "/elsewhere"), Recipe, "r.yaml")
+    other = parse_yaml(RECIPE.replace("64MiB", "65MiB"), Recipe, "r.yaml")
+    assert recipe.ingest_digest == moved.ingest_digest != other.ingest_digest
