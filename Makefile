@@ -1,0 +1,41 @@
+# The two commands of the README are `make demo` and `make test`; each sets up `.venv` by itself.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+SOURCES := schemas operators infra pipelines jobs tests
+
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: demo test test-slow lint format lock clean
+
+demo: .venv/installed
+	$(BIN)/onetoken demo
+
+test: .venv/installed
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: .venv/installed
+	$(BIN)/pytest -m "slow and not gpu" --timeout 3600
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell $(SOURCES) docs README.md Makefile
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]" -c requirements.lock
+	touch $@
+
+# Pins what is installed now. The local part of torch's version is left out: it names one machine's build.
+lock: .venv/installed
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock
+
+clean:
+	rm -rf .venv onetoken-demo

@@ -1,0 +1,43 @@
+"""`onetoken`: the command line. Verbs live in modules of their own; this one maps errors to exit statuses.
+
+Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 finished but over the reject budget.
+"""
+
+import os
+import sys
+
+import click
+import typer
+
+from jobs.console import say_error
+from schemas.errors import PipelineError
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    name="onetoken",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models.",
+)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status."""
+    from jobs import data, demo_command, generating, inspecting, training
+
+    for module in (demo_command, data, training, generating, inspecting):
+        module.register(app)
+    try:
+        status: object = app(standalone_mode=False)
+    except click.exceptions.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(2)
+    except click.exceptions.Abort:
+        say_error("stopped; what is committed stays, run the same command again to go on")
+        sys.exit(130)
+    except PipelineError as error:
+        say_error(str(error))
+        sys.exit(error.exit_status)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,91 @@
+"""`onetoken ingest | shard | featurize | build`: from annotations and media to cached features."""
+
+from collections.abc import Callable, Sequence
+
+import typer
+
+from infra.storage import Storage, open_storage
+from jobs.console import Reporter, print_result
+from jobs.options import (
+    CorpusOption,
+    EngineName,
+    EngineOption,
+    JsonOption,
+    RayAddressOption,
+    RecipeArgument,
+    open_engine,
+    read_configuration,
+)
+from jobs.totals import (
+    budget_status,
+    feature_lines,
+    feature_values,
+    ingest_lines,
+    ingest_values,
+    shard_lines,
+    shard_values,
+)
+from pipelines.engine import Engine
+from schemas.recipe import Recipe
+
+STAGES = ("ingest", "shard", "featurize")
+HELP = {
+    "ingest": "Read annotations, check every record and medium, plan the shards.",
+    "shard": "Write the sample shards: WebDataset tars of media with their conversations.",
+    "featurize": "Run the frozen encoder over every view, once, and keep the features.",
+    "build": "Ingest, shard and featurize; safe to kill and run again.",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    for stage in STAGES:
+        app.command(stage, help=HELP[stage])(_command_of((stage,)))
+    app.command("build", help=HELP["build"])(_command_of(STAGES))
+
+
+def _command_of(stages: Sequence[str]) -> Callable[..., int]:
+    def command(
+        recipe: RecipeArgument,
+        corpus: CorpusOption,
+        engine: EngineOption = EngineName.SERIAL,
+        ray_address: RayAddressOption = None,
+        as_json: JsonOption = False,
+    ) -> int:
+        checked = read_configuration(recipe, Recipe)
+        with Reporter() as reporter, open_engine(engine, ray_address) as opened:
+            lines, values, status = run_stages(stages, checked, open_storage(corpus), opened, reporter)
+        print_result(lines, as_json, values)
+        return status
+
+    return command
+
+
+def run_stages(
+    stages: Sequence[str], recipe: Recipe, storage: Storage, engine: Engine, reporter: Reporter
+) -> tuple[list[str], dict[str, object], int]:
+    """Run some of ingest, shard, featurize; return words, plain values and an exit status."""
+    from pipelines.featurize.flow import featurize
+    from pipelines.ingest.flow import ingest
+    from pipelines.shard.flow import shard
+
+    lines: list[str] = []
+    values: dict[str, object] = {}
+    status = 0
+    for stage in stages:
+        if stage == "ingest":
+            manifest = ingest(recipe, storage, engine, reporter)
+            lines += ingest_lines(manifest)
+            values |= ingest_values(manifest)
+            status, complaints = budget_status(manifest)
+            for complaint in complaints:
+                reporter.say(complaint)
+        elif stage == "shard":
+            manifest = shard(recipe, storage, engine, reporter)
+            lines += shard_lines(manifest)
+            values |= shard_values(manifest)
+        else:
+            digest, manifest = featurize(recipe, storage, engine, reporter)
+            lines += feature_lines(digest, manifest.features[digest])
+            values |= feature_values(digest, manifest.features[digest])
+    return lines, values, status

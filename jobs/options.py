@@ -1,0 +1,71 @@
+"""Arguments and options that several commands share, and what they open."""
+
+import contextlib
+from collections.abc import Generator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from pydantic import BaseModel
+
+from pipelines.engine import Engine, SerialEngine
+from schemas.configuration import parse_yaml
+from schemas.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class EngineName(StrEnum):
+    """Who runs the units of a data stage."""
+
+    SERIAL = "serial"
+    RAY = "ray"
+
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe in YAML.", show_default=False)]
+CorpusOption = Annotated[str, typer.Option("--corpus", metavar="URL", help="Where the corpus is or will be.")]
+EngineOption = Annotated[
+    EngineName, typer.Option("--engine", help="Who does the work; the bytes are the same.")
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", metavar="ADDRESS", help="Join a running Ray cluster instead of starting one here."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+@contextlib.contextmanager
+def open_engine(name: EngineName, ray_address: str | None) -> Generator[Engine]:
+    """The engine that was asked for, for as long as the block runs.
+
+    Raises:
+        ConfigError: for a Ray address with another engine.
+    """
+    if name is EngineName.SERIAL:
+        if ray_address is not None:
+            raise ConfigError("--ray-address goes with --engine ray")
+        yield SerialEngine()
+        return
+    from infra.ray_cluster import ray_cluster
+    from pipelines.ray_engine import RayEngine
+
+    with ray_cluster(ray_address):
+        yield RayEngine()
+
+
+def read_configuration(path: Path, model: type[Model]) -> Model:
+    """A recipe or training configuration from a file.
+
+    Raises:
+        ConfigError: when the file is not there, or not what it should be.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+    return parse_yaml(text, model, str(path))
