@@ -140,7 +140,7 @@ def pack_features(
 
 
 def measure_header(prefix: Buffer) -> int:
-    """How many bytes the header takes, from the first `PREFIX_BYTES` of a file; unchecked: compare with its size.
+    """Bytes that the header takes, by the first `PREFIX_BYTES` of a file; not to be trusted beyond its size.
 
     Raises:
         CorruptError: when this is no feature file, or one of an unknown version.
