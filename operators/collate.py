@@ -1,0 +1,91 @@
+"""Examples and their prompts -> the batch that a model takes.
+
+Rows are right-padded to the longest. Features are concatenated over frames, never padded, so all examples
+of a batch have the same number of views; the order of training sees to that. Cost: one copy of the
+features.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from operators.batch import IGNORED_LABEL, ModelBatch, TrainingExample
+from operators.prompt import Prompt, Prompter
+from schemas.errors import MismatchError, SampleError
+
+_PADDING_ID: Final = 0
+"""Any id of the vocabulary does: masks say what is padding."""
+
+
+def collate_training(examples: Sequence[TrainingExample], prompter: Prompter) -> ModelBatch:
+    """A batch whose answers are learned.
+
+    Raises:
+        SampleError: an example cannot be written; the message holds its id.
+        MismatchError: features of the examples differ in views, patches or width.
+    """
+    prompts: list[Prompt] = []
+    for example in examples:
+        with _naming(example):
+            prompts.append(prompter.write_training(example.turns, len(example.media)))
+    return _collate(examples, prompts)
+
+
+def collate_questions(examples: Sequence[TrainingExample], prompter: Prompter) -> ModelBatch:
+    """A batch to be answered: each conversation up to its last question; an answer after it is left out.
+
+    Raises:
+        SampleError: an example cannot be written; the message holds its id.
+        MismatchError: features of the examples differ in views, patches or width.
+    """
+    prompts: list[Prompt] = []
+    for example in examples:
+        turns = example.turns[:-1] if example.turns[-1].role == "gpt" else example.turns
+        with _naming(example):
+            prompts.append(prompter.write_question(turns, len(example.media)))
+    return _collate(examples, prompts)
+
+
+@contextmanager
+def _naming(example: TrainingExample) -> Generator[None]:
+    try:
+        yield
+    except SampleError as error:
+        where = f"example {example.example_id} of {example.source}"
+        raise SampleError(error.code, f"{where}: {error.message}") from error
+
+
+def _collate(examples: Sequence[TrainingExample], prompts: Sequence[Prompt]) -> ModelBatch:
+    lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts])
+    patches = [medium.patches for example in examples for medium in example.media]
+    return ModelBatch(
+        token_ids=_pad([prompt.token_ids for prompt in prompts], _PADDING_ID),
+        labels=_pad([prompt.labels for prompt in prompts], IGNORED_LABEL),
+        attention_mask=torch.arange(int(lengths.max()))[None, :] < lengths[:, None],
+        fuse_mask=_pad([prompt.fuse_mask for prompt in prompts], 0).bool(),
+        frames=_concatenate_frames(patches) if patches else None,
+        frames_per_medium=tuple(medium.shape[0] for medium in patches),
+        media_per_example=tuple(len(example.media) for example in examples),
+        example_ids=tuple(example.example_id for example in examples),
+    )
+
+
+def _pad(rows: Sequence[Sequence[int]], filler: int) -> Int64[Tensor, "batch length"]:
+    tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=filler)
+
+
+def _concatenate_frames(
+    patches: Sequence[Float[Tensor, "_ views patches width"]],
+) -> Float[Tensor, "frames views patches width"]:
+    shapes = sorted({tuple(medium.shape[1:]) for medium in patches})
+    if len(shapes) != 1:
+        raise MismatchError(
+            f"media of one batch have features of {shapes} (views, patches, width); batch each kind by itself"
+        )
+    return torch.cat(list(patches))
