@@ -1,9 +1,10 @@
 """The seam between data and model: one example's features, and the batch a model takes.
 
-A batch carries roles as masks, worked out where the prompt is written, so that the model never guesses them from
-token ids or labels. Media are listed in the order in which their tokens stand, example by example; every count is
-checked on construction, since a count that is off by one would give one example's picture to another.
-Checks that read tensor values run on the CPU only: moving a batch to a device costs no synchronization.
+A batch carries roles as masks, worked out where the prompt is written, so that the model never guesses them
+from token ids or labels. Media are listed in the order in which their tokens stand, example by example; every
+count is checked on construction, since a count that is off by one would give one example's picture to
+another. Checks that read tensor values run on the CPU only: moving a batch to a device costs no
+synchronization.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ IGNORED_LABEL: Final = -100
 class MediumFeatures:
     """What the encoder gave for one medium.
 
-    An image is 1 frame of 1 view, or of 5 (four crops row by row, then the whole picture); a video is F frames of 1.
+    An image is 1 frame of 1 view, or of 5 (four crops row by row, then the whole picture); a video is F
+    frames of 1.
     """
 
     patches: Float[Tensor, "frames views patches width"]
@@ -47,9 +49,9 @@ class TrainingExample:
 class ModelBatch:
     """Right-padded token rows, and all frames of all media of the batch in order.
 
-    `token_ids` holds one `MEDIUM_TOKEN` per medium. `fuse_mask` marks the instruction tokens (system prompt and human
-    turns). `labels` holds the token's own id where it is learned: the model shifts.
-    `frames` is None when no example has a medium; views are the same in number throughout a batch.
+    `token_ids` holds one `MEDIUM_TOKEN` per medium. `fuse_mask` marks the instruction tokens (system prompt
+    and human turns). `labels` holds the token's own id where it is learned: the model shifts. `frames` is
+    None when no example has a medium; views are the same in number throughout a batch.
 
     Raises:
         MismatchError: two parts of the batch disagree.
@@ -112,7 +114,7 @@ class ModelBatch:
         num_frames = 0 if self.frames is None else self.frames.shape[0]
         if sum(self.frames_per_medium) != num_frames:
             raise MismatchError(
-                f"media hold {sum(self.frames_per_medium)} frames, but the batch carries features of {num_frames}"
+                f"media hold {sum(self.frames_per_medium)} frames, but the batch has features of {num_frames}"
             )
 
     def _check_masks(self) -> None:

@@ -1,51 +1,31 @@
 """The one-token model: cached features and text in, a summed loss out.
 
-Stage 1 aligns the projector: all patches of the whole picture stand in place of the medium's token, as in LLaVA.
-Stage 2 is LLaVA-Mini: each frame becomes C*C compressed tokens, and pre-fusion writes what the patches say into the
-instruction before the language model reads it. The vision tower is never here: its output comes from the cache.
+Stage 1 aligns the projector: all patches of the whole picture stand in place of the medium's token, as in
+LLaVA. Stage 2 is LLaVA-Mini: each frame becomes C*C compressed tokens, and pre-fusion writes what the patches
+say into the instruction before the language model reads it. The vision tower is never here: its output comes
+from the cache.
 
-The language model is any Hugging Face causal LM with Llama-like parts (`model.layers`, `model.embed_tokens`,
-`lm_head`). Token embeddings are looked up without gradient unless asked, as in the published training.
+The language model is any Hugging Face causal LM with Llama-like parts (`layers`, `embed_tokens`, `norm` and
+an output head). Its token embeddings are looked up without gradient unless asked, as in the published
+training. Rows are right-padded and causal, so no attention mask is ever given: what a token reads stands
+before it.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from operators.batch import ModelBatch
-
-Stage = Literal[1, 2]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
-    """What decides which parameters a model has."""
-
-    encoder_width: int = 1024
-    """Width of the cached patches."""
-    grid: int = 1
-    """C: the compressor keeps C*C tokens of a frame."""
-    num_prefusion_layers: int = 4
-    """0 leaves pre-fusion out."""
-    prefusion_init: Literal["zero", "copy", "random"] = "zero"
-    positions: Literal["published", "native"] = "published"
-    num_compressor_heads: int = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActivationPlan:
-    """What is recomputed in the backward pass instead of kept; decides memory and time, never numbers."""
-
-    checkpoint: bool = False
-    """Recompute the language model's layers and the pre-fusion chunks."""
-    frames_per_chunk: int | None = None
-    """Frames that go through compressor and pre-fusion at once; None: all."""
-    loss_rows_per_chunk: int = 2048
-    """Rows of logits that exist at once."""
+from operators.compressor import Compressor
+from operators.prefusion import Prefusion
+from operators.projector import Projector
+from pipelines.train.fusion import FrameFusion, average_frames
+from pipelines.train.layout import SequenceLayout, plan_fusion, plan_sequence
+from pipelines.train.loss import token_losses
+from pipelines.train.shape import ActivationPlan, ModelShape, Stage
 
 
 class LossSum(NamedTuple):
@@ -66,27 +46,148 @@ class ParameterGroup(NamedTuple):
     parameters: tuple[tuple[str, nn.Parameter], ...]
 
 
+class SplicedRows(NamedTuple):
+    """What the language model reads, and where its tokens came from."""
+
+    embeddings: Float[Tensor, "batch length width"]
+    layout: SequenceLayout
+
+
 class OneTokenModel(nn.Module):
     """Projector, compressor, pre-fusion and language model, for one stage of training."""
 
     def __init__(
         self, llm: PreTrainedModel, shape: ModelShape, stage: Stage, plan: ActivationPlan | None = None
     ) -> None:
-        """Build fresh modules around `llm`, on its device and in its dtype; stage 1 has a projector only."""
+        """Build fresh modules around `llm`, on its device and in its dtype; stage 1 has a projector only.
+
+        Raises:
+            ConfigError: the shape does not fit the language model.
+        """
         super().__init__()
-        raise NotImplementedError
+        self.shape, self.stage, self.plan = shape, stage, plan or ActivationPlan()
+        self.train_embeddings = False
+        self.llm = llm
+        embeddings = self.token_embeddings
+        self.projector = Projector(shape.encoder_width, embeddings.embedding_dim)
+        self.compressor: Compressor | None = None
+        self.prefusion: Prefusion | None = None
+        if stage == 2:
+            self.compressor = Compressor(
+                shape.encoder_width, shape.grid, shape.num_compressor_heads, shape.positions
+            )
+            if shape.num_prefusion_layers:
+                self.prefusion = build_prefusion(llm, shape)
+        for module in (self.projector, self.compressor, self.prefusion):
+            if module is not None:
+                module.to(embeddings.weight.device, embeddings.weight.dtype)
+        self._plan_recomputing()
+
+    def _plan_recomputing(self) -> None:
+        """Recompute layer by layer; a chunk that is recomputed whole does without inside."""
+        decoders = [self.llm]
+        if self.prefusion is not None and self.plan.frames_per_chunk is None:
+            decoders.append(self.prefusion.decoder)
+        for decoder in decoders:
+            if self.plan.checkpoint:
+                decoder.gradient_checkpointing_enable(  # pyright: ignore[reportUnknownMemberType]
+                    {"use_reentrant": False}
+                )
+
+    @property
+    def token_embeddings(self) -> nn.Embedding:
+        """The language model's table of token embeddings."""
+        return cast("nn.Embedding", self.llm.get_input_embeddings())
+
+    @property
+    def head(self) -> nn.Module:
+        """The language model's output layer."""
+        return cast("nn.Module", self.llm.get_output_embeddings())
 
     def set_trainable(self, *, train_embeddings: bool = False) -> None:
-        """Let this stage's parameters train: the projector (1), or all but the token embeddings (2)."""
-        raise NotImplementedError
+        """Let this stage's parameters train: the projector (1), or all but the token embeddings (2).
+
+        An output head that shares the embeddings' weights trains all the same, through its own use of them.
+        """
+        self.train_embeddings = train_embeddings and self.stage == 2
+        self.requires_grad_(self.stage == 2)
+        self.projector.requires_grad_(True)
+        is_tied = self.token_embeddings.weight is getattr(self.head, "weight", None)
+        if self.stage == 2 and not train_embeddings and not is_tied:
+            self.token_embeddings.requires_grad_(False)
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         """The trainable parameters by group, empty groups left out."""
-        raise NotImplementedError
+        trainable = [(name, weight) for name, weight in self.named_parameters() if weight.requires_grad]
+        projector = tuple(pair for pair in trainable if pair[0].startswith("projector."))
+        rest = tuple(pair for pair in trainable if not pair[0].startswith("projector."))
+        groups = (ParameterGroup("projector", projector), ParameterGroup("rest", rest))
+        return tuple(group for group in groups if group.parameters)
 
     def forward(self, batch: ModelBatch) -> LossSum:
         """The summed loss of a batch that stands on the model's device."""
-        raise NotImplementedError
+        rows, layout = self.splice(batch)
+        hidden = self.llm.base_model(inputs_embeds=rows, use_cache=False).last_hidden_state
+        device = hidden.device
+        losses = token_losses(
+            self.head,
+            hidden.flatten(0, 1)[layout.label_rows.to(device)],
+            layout.label_targets.to(device),
+            self.plan.loss_rows_per_chunk,
+        )
+        batch_size = len(layout.lengths)
+        example_totals = losses.new_zeros(batch_size).index_add(
+            0, layout.label_examples.to(device), losses.detach()
+        )
+        example_labels = torch.bincount(layout.label_examples, minlength=batch_size)
+        return LossSum(
+            losses.sum(), losses.shape[0], example_totals, tuple(int(count) for count in example_labels)
+        )
+
+    def splice(self, batch: ModelBatch) -> SplicedRows:
+        """The rows that the language model reads: vision tokens for media, fused text where marked."""
+        text = self.embed(batch.token_ids).flatten(0, 1)
+        vision = text.new_zeros(0, 0, text.shape[1])
+        if batch.frames is not None:
+            frames = batch.frames.to(text.dtype)
+            if self.compressor is None:
+                vision = self.projector(frames[:, -1])
+            else:
+                fusion = FrameFusion(self.projector, self.compressor, self.prefusion)
+                vision, text = self._fuse(fusion, batch, frames, text)
+        layout = plan_sequence(batch, vision.shape[1])
+        pool = torch.cat([text, vision.flatten(0, 1), text.new_zeros(1, text.shape[1])])
+        return SplicedRows(pool[layout.sources.to(text.device)], layout)
+
+    def embed(self, token_ids: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
+        """Token embeddings; the place of a medium gets those of token 0, which nothing reads."""
+        with torch.set_grad_enabled(self.train_embeddings and torch.is_grad_enabled()):
+            return self.token_embeddings(token_ids.clamp(min=0))
+
+    def _fuse(
+        self,
+        fusion: FrameFusion,
+        batch: ModelBatch,
+        frames: Float[Tensor, "frames views patches encoder_width"],
+        text: Float[Tensor, "tokens width"],
+    ) -> tuple[Float[Tensor, "frames queries width"], Float[Tensor, "tokens width"]]:
+        """Compressed tokens of all frames, and the text with its instructions in their fused form."""
+        layout = plan_fusion(batch)
+        counts = layout.frames_per_example
+        rows = text[layout.places.to(text.device)]
+        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        fused = fusion.fuse_in_chunks(frames, rows[owners.to(text.device)], self.plan)
+        instruction = average_frames(fused.instruction, counts).flatten(0, 1)
+        kept = instruction[layout.kept.to(text.device)]
+        return fused.compressed, text.index_copy(0, layout.targets.to(text.device), kept)
+
+
+def build_prefusion(llm: PreTrainedModel, shape: ModelShape) -> Prefusion:
+    """Fresh pre-fusion layers of the language model's kind, started as the shape says."""
+    prefusion = Prefusion(llm.config, shape.num_prefusion_layers, shape.prefusion_init)
+    if shape.prefusion_init == "copy":
+        prefusion.copy_layers(cast("nn.ModuleList", llm.base_model.layers))
+    return prefusion
 
 
 def build_model(
@@ -97,9 +198,12 @@ def build_model(
     seed: int = 0,
     plan: ActivationPlan | None = None,
 ) -> OneTokenModel:
-    """A model with fresh modules drawn from `seed`, its stage's parameters trainable; the global RNG is untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """A model with fresh modules drawn from `seed`, its stage's parameters trainable.
+
+    The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         model = OneTokenModel(llm, shape, stage, plan)
     model.set_trainable()
     return model

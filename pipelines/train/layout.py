@@ -1,0 +1,112 @@
+"""Where every token of a batch goes: index arithmetic, worked out on the CPU before anything is computed.
+
+The model gathers its input rows from one pool, [text | vision | zero], so that splicing is one indexed copy
+whatever the number of media in an example. All layouts are right-padded, which is why attention needs no
+mask. Cost: the token rows come to the CPU once a step when the batch stands on a device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from operators.batch import IGNORED_LABEL, MEDIUM_TOKEN, ModelBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionLayout:
+    """The instruction tokens of the examples that have media; places count along the flattened token rows."""
+
+    places: Int64[Tensor, "examples longest"]
+    """The instruction of each example, in order; padding repeats place 0 and is never read."""
+    kept: Int64[Tensor, " fused"]
+    """Which entries of the flattened `places` are no padding."""
+    frames_per_example: tuple[int, ...]
+
+    @property
+    def targets(self) -> Int64[Tensor, " fused"]:
+        """The places that receive fused tokens."""
+        return self.places.flatten()[self.kept]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceLayout:
+    """The rows that the language model reads, and those whose prediction is learned."""
+
+    sources: Int64[Tensor, "batch length"]
+    """Entry of the pool [text | vision | zero] for each token."""
+    lengths: tuple[int, ...]
+    label_rows: Int64[Tensor, " labels"]
+    """Entries of the flattened output that predict a learned token."""
+    label_targets: Int64[Tensor, " labels"]
+    label_examples: Int64[Tensor, " labels"]
+
+
+def plan_fusion(batch: ModelBatch) -> FusionLayout:
+    """The text side of pre-fusion; examples without media are left out, so nothing is fused for them."""
+    fuse_mask = batch.fuse_mask.cpu()
+    length = fuse_mask.shape[1]
+    frames = batch.frames_per_example
+    rows = [
+        fuse_mask[example].nonzero().flatten() + example * length
+        for example, num_frames in enumerate(frames)
+        if num_frames
+    ]
+    places = pad_sequence(rows, batch_first=True, padding_value=-1)
+    return FusionLayout(
+        places=places.clamp(min=0),
+        kept=(places.flatten() >= 0).nonzero().flatten(),
+        frames_per_example=tuple(num_frames for num_frames in frames if num_frames),
+    )
+
+
+def plan_sequence(batch: ModelBatch, tokens_per_frame: int) -> SequenceLayout:
+    """The language model's rows, with `tokens_per_frame` vision tokens for each frame of a medium."""
+    token_ids, labels = batch.token_ids.cpu(), batch.labels.cpu()
+    lengths = [int(count) for count in batch.attention_mask.sum(dim=1).cpu()]
+    media = iter(batch.frames_per_medium)
+    next_vision = token_ids.numel()
+    rows: list[Tensor] = []
+    for example, length in enumerate(lengths):
+        tokens = [next(media) * tokens_per_frame for _ in range(batch.media_per_example[example])]
+        rows.append(
+            splice_row(token_ids[example, :length], example * token_ids.shape[1], next_vision, tokens)
+        )
+        next_vision += sum(tokens)
+    sources = pad_sequence(rows, batch_first=True, padding_value=next_vision)
+    no_labels = torch.full((next_vision + 1 - labels.numel(),), IGNORED_LABEL)
+    return _with_labels(sources, torch.cat([labels.flatten(), no_labels])[sources], tuple(map(len, rows)))
+
+
+def splice_row(
+    token_ids: Int64[Tensor, " length"], first_text: int, first_vision: int, tokens_per_medium: list[int]
+) -> Int64[Tensor, " spliced"]:
+    """Pool entries of one example: its text, with a run of vision entries in place of each medium token."""
+    pieces: list[Tensor] = []
+    start = 0
+    for place, num_tokens in zip(_places_of_media(token_ids), tokens_per_medium, strict=True):
+        pieces.append(torch.arange(first_text + start, first_text + place))
+        pieces.append(torch.arange(first_vision, first_vision + num_tokens))
+        start, first_vision = place + 1, first_vision + num_tokens
+    pieces.append(torch.arange(first_text + start, first_text + token_ids.shape[0]))
+    return torch.cat(pieces)
+
+
+def _places_of_media(token_ids: Int64[Tensor, " length"]) -> list[int]:
+    return [int(place) for place in (token_ids == MEDIUM_TOKEN).nonzero().flatten()]
+
+
+def _with_labels(
+    sources: Int64[Tensor, "batch length"], labels: Int64[Tensor, "batch length"], lengths: tuple[int, ...]
+) -> SequenceLayout:
+    """A row predicts the token after it, so the first token of an example is never learned."""
+    examples, rows = (labels[:, 1:] != IGNORED_LABEL).nonzero(as_tuple=True)
+    return SequenceLayout(
+        sources=sources,
+        lengths=lengths,
+        label_rows=examples * sources.shape[1] + rows,
+        label_targets=labels[examples, rows + 1],
+        label_examples=examples,
+    )

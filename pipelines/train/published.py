@@ -1,0 +1,100 @@
+"""The key names of the published LLaVA-Mini weights, both ways.
+
+Loading copies into a model's parameters and never draws anything anew; a tensor that is missing, unknown or
+of another shape stops it. The published table of query positions is a fixed formula here: it is written on
+export, compared on loading. Keys of a vision tower are passed over, since features come from the cache.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from operators.positions import position_table
+from pipelines.train.model import OneTokenModel
+from schemas.errors import MismatchError
+
+PREFIXES: Final = (
+    ("projector.", "model.mm_projector."),
+    ("compressor.", "model.compressor."),
+    ("prefusion.decoder.layers.", "model.prefusion_layers."),
+    ("llm.", ""),
+)
+"""Ours and theirs, most specific first."""
+
+POSITION_KEY: Final = "model.compressor.pos_embed"
+IGNORED_PREFIXES: Final = ("model.vision_tower.",)
+
+
+def published_name(name: str) -> str:
+    """The published key of one of our parameters.
+
+    Raises:
+        MismatchError: the name belongs to no part of the model.
+    """
+    for ours, theirs in PREFIXES:
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise MismatchError(f"{name} has no published key; parts are {[ours for ours, _ in PREFIXES]}")
+
+
+def own_name(key: str) -> str:
+    """Our name of a published key; what belongs to no other part is the language model's."""
+    for ours, theirs in PREFIXES:
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    raise AssertionError("the last prefix is empty and fits every key")
+
+
+def published_weights(model: OneTokenModel) -> dict[str, Tensor]:
+    """All weights of a model under their published keys, sharing its memory."""
+    weights = {published_name(name): tensor for name, tensor in model.state_dict().items()}
+    if model.compressor is not None:
+        weights[POSITION_KEY] = _query_positions(model).to(model.compressor.query)
+    return weights
+
+
+def load_published(model: OneTokenModel, weights: Mapping[str, Tensor]) -> None:
+    """Copy published weights into a model.
+
+    Raises:
+        MismatchError: keys or shapes differ from the model's, or the table of positions does.
+    """
+    given = {
+        own_name(key): tensor
+        for key, tensor in weights.items()
+        if key != POSITION_KEY and not key.startswith(IGNORED_PREFIXES)
+    }
+    own = model.state_dict()
+    _check_same(own, given)
+    if POSITION_KEY in weights:
+        _check_positions(model, weights[POSITION_KEY])
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(given[name])
+
+
+def _check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    if missing or unknown:
+        raise MismatchError(
+            f"published weights do not fit the model: missing {missing[:3]} ({len(missing)}), "
+            f"unknown {unknown[:3]} ({len(unknown)}); compare stage, grid and number of pre-fusion layers"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != given[name].shape:
+            raise MismatchError(
+                f"{name} is {tuple(tensor.shape)} in the model and {tuple(given[name].shape)} in the "
+                "weights; compare the model's shape and its language model"
+            )
+
+
+def _check_positions(model: OneTokenModel, table: Tensor) -> None:
+    own = _query_positions(model)
+    if table.shape != own.shape or not torch.allclose(table.float().cpu(), own, atol=1e-2):
+        raise MismatchError(f"{POSITION_KEY} is not the 2D sine-cosine table of this grid and width")
+
+
+def _query_positions(model: OneTokenModel) -> Tensor:
+    return position_table(torch.arange(float(model.shape.grid)), model.shape.encoder_width)

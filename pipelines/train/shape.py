@@ -1,0 +1,39 @@
+"""What a user chooses about a model: its parts, the stage of training, and what is recomputed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from operators.positions import PositionMode
+from operators.prefusion import PrefusionInit
+
+Stage = Literal[1, 2]
+"""1 aligns the projector; 2 trains the one-token model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What decides which parameters a model has."""
+
+    encoder_width: int = 1024
+    """Width of the cached patches."""
+    grid: int = 1
+    """C: the compressor keeps C*C tokens of a frame."""
+    num_prefusion_layers: int = 4
+    """0 leaves pre-fusion out."""
+    prefusion_init: PrefusionInit = "zero"
+    positions: PositionMode = "published"
+    num_compressor_heads: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationPlan:
+    """What is recomputed in the backward pass instead of kept; decides memory and time, never numbers."""
+
+    checkpoint: bool = False
+    """Recompute the language model's and the pre-fusion's layers, one at a time."""
+    frames_per_chunk: int | None = None
+    """Frames that are fused at once; None: all.
+
+    With `checkpoint`, each chunk is recomputed whole: of a long video only its features are kept."""
+    loss_rows_per_chunk: int = 2048
+    """Rows of logits that exist at once."""
