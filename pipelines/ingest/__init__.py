@@ -1,0 +1,1 @@
+"""Stage 1: annotation files and media become tables of examples, media and rejects."""

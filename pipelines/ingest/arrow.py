@@ -1,0 +1,90 @@
+"""The few calls of pyarrow that are used, with types: the library ships none."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pyarrow  # pyright: ignore[reportMissingTypeStubs]
+import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
+
+_arrow: Any = pyarrow
+_parquet: Any = pyarrow.parquet
+
+ARROW_ERRORS: Final[tuple[type[Exception], ...]] = (_arrow.ArrowException, OSError, UnicodeDecodeError)
+"""What reading a damaged file raises; UnicodeDecodeError when bad UTF-8 becomes Python text."""
+
+Values = dict[str, object]
+"""A row by column."""
+
+
+class ParquetFile:
+    """An open parquet file: its leaf columns, its rows in batches, its row groups."""
+
+    def __init__(self, file: Path | IO[bytes]) -> None:
+        self._file: Any = _parquet.ParquetFile(file, pre_buffer=False)
+        self.leaves: list[str] = [column.path for column in self._file.schema]
+        metadata = self._file.metadata
+        self.group_rows: list[int] = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def rows(self, leaves: Sequence[str] | None = None, batch_rows: int = 1024) -> Iterator[Values]:
+        """All rows as plain values; memory is one batch and one column chunk each."""
+        for batch in self._file.iter_batches(batch_rows, columns=leaves, use_threads=False):
+            yield from batch.to_pylist()
+
+    def read_group(self, group: int, leaf: str) -> "Column":
+        """One column of one row group."""
+        table = self._file.read_row_group(group, columns=[leaf], use_threads=False)
+        return Column(table.column(0))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Column:
+    """Values of one column, made into Python objects one at a time."""
+
+    def __init__(self, column: Any) -> None:  # noqa: ANN401 - pyarrow has no types
+        self._column = column
+
+    def value(self, index: int) -> object:
+        """The value in a row of the column."""
+        return self._column[index].as_py()
+
+
+class TableSchema:
+    """Columns of a table that this project writes: (name, Arrow type), none of them null."""
+
+    def __init__(self, *columns: tuple[str, str]) -> None:
+        types: dict[str, Any] = {
+            "string": _arrow.string(),
+            "binary": _arrow.binary(),
+            "large_binary": _arrow.large_binary(),
+            "int32": _arrow.int32(),
+            "int64": _arrow.int64(),
+            "double": _arrow.float64(),
+        }
+        self.names: list[str] = [name for name, _ in columns]
+        self._schema: Any = _arrow.schema([_arrow.field(name, types[kind], False) for name, kind in columns])
+
+    def write(self, rows: Sequence[tuple[object, ...]], file: IO[bytes]) -> None:
+        """Write rows as parquet: the same rows give the same bytes, with one release of Arrow."""
+        columns: list[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(self.names)
+        arrays = [
+            _arrow.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)
+        ]
+        _parquet.write_table(
+            _arrow.Table.from_arrays(arrays, schema=self._schema),
+            file,
+            row_group_size=ROWS_PER_GROUP,
+            version="2.6",
+            data_page_version="1.0",
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=False,
+            write_statistics=True,
+            store_schema=False,
+        )
+
+
+ROWS_PER_GROUP: Final = 16_384
