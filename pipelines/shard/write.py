@@ -1,0 +1,145 @@
+"""One sample shard: its items, read back from where ingest found them, into a tar.
+
+    KEY.0.jpg   the medium's bytes as published, whatever the extension is
+    KEY.json    key, modality, media facts, and the conversations in LLaVA's own from/value form
+
+A medium is checked against its sha256 before it is written: bytes that changed since ingest end the run,
+for the plan was made of other bytes. Media of one shard are held in memory, so that rows of a parquet
+file are read in the order of the file; the tar itself goes through a temporary file.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from infra.storage import Storage
+from infra.tar import pack_index, write_shard
+from pipelines.commit import commit, put_file, put_object
+from pipelines.ingest.media import MediaReader, MediaSource
+from pipelines.ingest.tables import ExampleRow, MediumRow
+from pipelines.shard.items import Item, ItemTables, describe_medium
+from pipelines.shard.plan import key_range
+from schemas.corpus import CommitRecord, Leaf, Manifest
+from schemas.digest import canonical_json, sha256_hex
+from schemas.errors import MismatchError, SampleError
+
+FOLDER: Final = "shards"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardUnit:
+    """A leaf to be written, and the fingerprint of its items."""
+
+    leaf: Leaf
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """Builds the writing function inside a worker."""
+
+    storage: Storage
+    manifest: Manifest
+    sources: tuple[MediaSource, ...]
+
+    def build(self) -> Callable[[ShardUnit], CommitRecord]:
+        """See `WorkerSpec.build`."""
+        tables = ItemTables(self.storage, self.manifest)
+        reader = MediaReader(self.sources)
+
+        def write_unit(unit: ShardUnit) -> CommitRecord:
+            leaf = unit.leaf
+            found = tables.read_items(*key_range(leaf.prefix))
+            items = [item for item in found if item.modality is leaf.modality]
+            return write_items(self.storage, unit, items, reader)
+
+        return write_unit
+
+
+def write_items(
+    storage: Storage, unit: ShardUnit, items: Sequence[Item], reader: MediaReader
+) -> CommitRecord:
+    """Write a shard and its index and commit both.
+
+    Raises:
+        MismatchError: when a medium is no longer what ingest saw.
+        ConflictError: when somebody committed other bytes for the same items.
+    """
+    name = unit.leaf.name
+    data = read_media_data(reader, [item.medium for item in items if item.medium])
+    with tempfile.TemporaryFile() as file:
+        written = write_shard(_list_members(items, data), file)
+        tar = put_file(storage, FOLDER, name, "tar", file, written.sha256, len(items))
+    index = put_object(storage, FOLDER, name, "idx", pack_index(written.members), len(written.members))
+    record = CommitRecord(
+        unit=unit_name(unit.leaf),
+        fingerprint=unit.fingerprint,
+        objects=[tar, index],
+        counts={"items": len(items), "examples": sum(len(item.examples) for item in items)},
+    )
+    return commit(storage, record)
+
+
+def unit_name(leaf: Leaf) -> str:
+    """The name of a leaf among commits."""
+    return f"shard-{leaf.name}"
+
+
+def read_media_data(reader: MediaReader, media: Sequence[MediumRow]) -> dict[str, bytes]:
+    """The bytes of media by sha256, checked.
+
+    Raises:
+        MismatchError: when the bytes are gone or others than ingest saw.
+    """
+    data: dict[str, bytes] = {}
+    for medium in sorted(media, key=lambda row: (row.source, _row_last(row.location))):
+        facts = medium.facts
+        try:
+            found = reader.read(medium.source, medium.location, facts.kind)
+        except SampleError as error:
+            raise MismatchError(f"{_explain(medium)}: {error.message}; run ingest again") from error
+        if sha256_hex(found) != facts.sha256:
+            raise MismatchError(f"{_explain(medium)}: its bytes have changed; run ingest again")
+        data[facts.sha256] = found
+    return data
+
+
+def _list_members(items: Sequence[Item], data: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    for item in items:
+        if item.medium:
+            facts = item.medium.facts
+            yield f"{item.key}.0.{facts.extension}", data.pop(facts.sha256)
+        yield f"{item.key}.json", describe_item(item)
+
+
+def describe_item(item: Item) -> bytes:
+    """What stands in `KEY.json`: canonical, and free of row numbers and file names."""
+    return canonical_json(
+        {
+            "key": item.key,
+            "modality": item.modality.value,
+            "media": [describe_medium(item.medium)] if item.medium else [],
+            "examples": [_describe_example(example) for example in item.examples],
+        }
+    )
+
+
+def _describe_example(example: ExampleRow) -> dict[str, object]:
+    turns = msgspec.json.decode(example.conversation, type=list[tuple[str, str]])
+    return {
+        "example_id": example.example_id,
+        "source": example.source,
+        "conversations": [{"from": role, "value": text} for role, text in turns],
+    }
+
+
+def _row_last(location: str) -> tuple[str, int]:
+    file, _, row = location.rpartition("#")
+    return (file, int(row)) if row.isdecimal() else (location, 0)
+
+
+def _explain(medium: MediumRow) -> str:
+    return f"source {medium.source}: {medium.location!r} is not what ingest saw"
