@@ -1,8 +1,8 @@
 """Greedy answers to the questions of a batch.
 
-Media are fused once, with the same role-based masks as in training; then one token a step through the library's
-key-value cache. Rows stay right-padded: the padding inside the cache is masked, and each row counts its own
-positions, so a row's answer does not depend on its batch mates.
+Media are fused once, with the same role-based masks as in training; then one token a step through the
+library's key-value cache. Rows stay right-padded: the padding inside the cache is masked, and each row counts
+its own positions, so a row's answer does not depend on its batch mates.
 Leaves out sampling, beams and streaming: answers serve evaluation.
 """
 
@@ -32,10 +32,11 @@ def generate_tokens(
     """The most likely continuation of each row, up to and without its first stop id; labels are not read."""
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        answers = _decode(model, batch, max_new_tokens, stop_ids)
-    model.train(was_training)
-    return answers
+    try:
+        with torch.no_grad():
+            return _decode(model, batch, max_new_tokens, stop_ids)
+    finally:
+        model.train(was_training)
 
 
 def _decode(
@@ -48,7 +49,8 @@ def _decode(
     last, state = _read(model, batch)
     while True:
         tokens = cast("Tensor", model.head(last)).argmax(dim=1)
-        for row, token in enumerate(cast("list[int]", tokens.tolist())):
+        token_ids = cast("list[int]", tokens.tolist())  # pyright: ignore[reportUnknownMemberType]
+        for row, token in enumerate(token_ids):
             if row in running and token not in stop_ids:
                 answers[row].append(token)
             if token in stop_ids or len(answers[row]) == max_new_tokens:

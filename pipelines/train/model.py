@@ -25,6 +25,7 @@ from operators.projector import Projector
 from pipelines.train.fusion import FrameFusion, average_frames
 from pipelines.train.layout import SequenceLayout, plan_fusion, plan_sequence
 from pipelines.train.loss import token_losses
+from pipelines.train.recompute import recompute_layers
 from pipelines.train.shape import ActivationPlan, ModelShape, Stage
 
 
@@ -88,11 +89,8 @@ class OneTokenModel(nn.Module):
         decoders = [self.llm]
         if self.prefusion is not None and self.plan.frames_per_chunk is None:
             decoders.append(self.prefusion.decoder)
-        for decoder in decoders:
-            if self.plan.checkpoint:
-                decoder.gradient_checkpointing_enable(  # pyright: ignore[reportUnknownMemberType]
-                    {"use_reentrant": False}
-                )
+        for decoder in decoders if self.plan.checkpoint else ():
+            recompute_layers(decoder)
 
     @property
     def token_embeddings(self) -> nn.Embedding:
@@ -161,8 +159,8 @@ class OneTokenModel(nn.Module):
 
     def embed(self, token_ids: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """Token embeddings; the place of a medium gets those of token 0, which nothing reads."""
-        with torch.set_grad_enabled(self.train_embeddings and torch.is_grad_enabled()):
-            return self.token_embeddings(token_ids.clamp(min=0))
+        embeddings: Tensor = self.token_embeddings(token_ids.clamp(min=0))
+        return embeddings if self.train_embeddings else embeddings.detach()
 
     def _fuse(
         self,

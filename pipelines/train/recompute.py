@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
 import torch.utils.checkpoint as torch_checkpoint
+from transformers import PreTrainedModel
 
 Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
@@ -19,3 +20,10 @@ def recompute(function: Callable[Inputs, Result], *inputs: Inputs.args, **named:
         function, *inputs, use_reentrant=False, **named
     )
     return cast("Result", result)
+
+
+def recompute_layers(decoder: PreTrainedModel) -> None:
+    """Let a library decoder recompute each of its layers in training; older versions name it otherwise."""
+    name = "activation_checkpointing_enable"
+    enable = getattr(decoder, name if hasattr(decoder, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False})
