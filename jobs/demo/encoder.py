@@ -1,0 +1,37 @@
+"""A vision tower for the demo: CLIP's architecture at 336/14, narrow, with seeded random weights.
+
+A random tower is no feature extractor to be proud of, but its features are functions of what each patch and
+its surroundings show, so a small model can learn from them, and every path that the true tower takes is
+taken: 577 rows, `from_pretrained`, safetensors, the image processor's file.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+SIZE_PX = 336
+PATCH_PX = 14
+
+
+def write_demo_encoder(folder: Path, *, seed: int, width: int = 64, num_layers: int = 3) -> None:
+    """Saves the tower and its processor under `folder`; the same arguments give the same bytes."""
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=max(1, width // 16),
+        image_size=SIZE_PX,
+        patch_size=PATCH_PX,
+    )
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        tower = CLIPVisionModel(config)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE_PX}, crop_size={"height": SIZE_PX, "width": SIZE_PX}
+    )
+    transformers_logging.disable_progress_bar()
+    tower.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
+    processor.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
