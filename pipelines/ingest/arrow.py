@@ -1,8 +1,9 @@
 """The few calls of pyarrow that are used, with types: the library ships none."""
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
@@ -13,6 +14,8 @@ _parquet: Any = pyarrow.parquet
 ARROW_ERRORS: Final[tuple[type[Exception], ...]] = (_arrow.ArrowException, OSError, UnicodeDecodeError)
 """What reading a damaged file raises; UnicodeDecodeError when bad UTF-8 becomes Python text."""
 
+ROWS_PER_GROUP: Final = 16_384
+
 Values = dict[str, object]
 """A row by column."""
 
@@ -20,7 +23,7 @@ Values = dict[str, object]
 class ParquetFile:
     """An open parquet file: its leaf columns, its rows in batches, its row groups."""
 
-    def __init__(self, file: Path | IO[bytes]) -> None:
+    def __init__(self, file: Path | io.BytesIO) -> None:
         self._file: Any = _parquet.ParquetFile(file, pre_buffer=False)
         self.leaves: list[str] = [column.path for column in self._file.schema]
         metadata = self._file.metadata
@@ -67,8 +70,9 @@ class TableSchema:
         self.names: list[str] = [name for name, _ in columns]
         self._schema: Any = _arrow.schema([_arrow.field(name, types[kind], False) for name, kind in columns])
 
-    def write(self, rows: Sequence[tuple[object, ...]], file: IO[bytes]) -> None:
-        """Write rows as parquet: the same rows give the same bytes, with one release of Arrow."""
+    def write(self, rows: Sequence[tuple[object, ...]]) -> bytes:
+        """Rows as a parquet file: the same rows give the same bytes, with one release of Arrow."""
+        file = io.BytesIO()
         columns: list[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(self.names)
         arrays = [
             _arrow.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)
@@ -85,6 +89,4 @@ class TableSchema:
             write_statistics=True,
             store_schema=False,
         )
-
-
-ROWS_PER_GROUP: Final = 16_384
+        return file.getvalue()

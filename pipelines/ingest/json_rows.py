@@ -13,7 +13,8 @@ colon.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Final, cast
+from io import BufferedIOBase
+from typing import Final, cast
 
 import msgspec
 
@@ -55,7 +56,7 @@ def parse_row(number: int, raw: bytes) -> Row:
     return Row(number, raw, value)
 
 
-def read_lines(file: IO[bytes], name: str) -> Iterator[Row]:
+def read_lines(file: BufferedIOBase, name: str) -> Iterator[Row]:
     """Rows of a file with one JSON value a line, numbered by line; blank lines are no rows.
 
     Raises:
@@ -72,7 +73,7 @@ def read_lines(file: IO[bytes], name: str) -> Iterator[Row]:
         number += 1
 
 
-def read_array(file: IO[bytes], name: str) -> Iterator[Row]:
+def read_array(file: BufferedIOBase, name: str) -> Iterator[Row]:
     """Rows of a file that is one JSON list; values of any type are rows.
 
     Raises:
@@ -98,7 +99,7 @@ def read_array(file: IO[bytes], name: str) -> Iterator[Row]:
 class _Window:
     """A view of the file that begins at the next unread byte and grows as far as the row at hand is long."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, file: BufferedIOBase, name: str) -> None:
         self.row = 0
         self._file = file
         self._name = name

@@ -8,8 +8,9 @@ Memory is one buffer or one parquet batch, whatever the size of the file. Compre
 """
 
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from pipelines.ingest.json_rows import Row, read_array, read_lines
 from pipelines.ingest.parquet_rows import read_parquet
@@ -47,7 +48,7 @@ def read_rows(path: Path, name: str) -> Iterator[Row]:
         raise ConfigError(f"annotations {name}: cannot be read: {error.strerror}") from error
 
 
-def _read_json(file: IO[bytes], name: str) -> Iterator[Row]:
+def _read_json(file: BufferedIOBase, name: str) -> Iterator[Row]:
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     for signature, what in _SIGNATURES.items():

@@ -170,9 +170,7 @@ def _write_by_key(
 def _put(
     storage: Storage, folder: str, name: str, schema: TableSchema, rows: list[tuple[object, ...]]
 ) -> ObjectEntry:
-    file = io.BytesIO()
-    schema.write(rows, file)
-    return put_object(storage, folder, name, "parquet", file.getvalue(), len(rows))
+    return put_object(storage, folder, name, "parquet", schema.write(rows), len(rows))
 
 
 def _read(storage: Storage, entry: ObjectEntry, schema: TableSchema) -> Iterator[dict[str, Any]]:

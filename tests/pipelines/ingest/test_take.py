@@ -1,0 +1,68 @@
+"""Selections of rows, against the plainest way to say them."""
+
+import hashlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.ingest.take import choose_rows
+
+rows_of_bytes = st.lists(st.binary(max_size=2), max_size=30)
+
+
+def chosen(take, rows):
+    taken = choose_rows(take, lambda: iter(rows))
+    return [index for index in range(len(rows)) if index in taken]
+
+
+def reference(take, rows):
+    everything = list(range(len(rows)))
+    if take == "all":
+        return everything
+    how, amount = take.split(":")
+    number = math.ceil(int(amount[:-1]) * len(rows) / 100) if amount.endswith("%") else int(amount)
+    if how == "random":
+        everything.sort(key=lambda index: (hashlib.sha256(rows[index]).digest(), index))
+    if how == "last":
+        return everything[len(rows) - number :] if number < len(rows) else everything
+    return sorted(everything[:number])
+
+
+@given(
+    rows=rows_of_bytes,
+    how=st.sampled_from(["first", "last", "random"]),
+    amount=st.integers(0, 40),
+    unit=st.sampled_from(["", "%"]),
+)
+def test_selections_are_what_they_say(rows, how, amount, unit):
+    take = f"{how}:{amount}{unit}"
+    assert chosen(take, rows) == reference(take, rows)
+
+
+def test_the_published_traps_are_no_traps():
+    rows = [bytes([n]) for n in range(10)]
+    assert chosen("last:0", rows) == []
+    assert chosen("first:1%", rows) == [0]
+    assert chosen("random:999", rows) == chosen("all", rows) == list(range(10))
+
+
+@given(rows=rows_of_bytes, amount=st.integers(0, 29))
+def test_more_at_random_is_a_superset(rows, amount):
+    assert set(chosen(f"random:{amount}", rows)) <= set(chosen(f"random:{amount + 1}", rows))
+
+
+@given(rows=st.lists(st.binary(max_size=3), unique=True, max_size=20), amount=st.integers(0, 20))
+def test_a_random_choice_does_not_depend_on_the_order_of_the_file(rows, amount):
+    def picked(order):
+        return {order[index] for index in chosen(f"random:{amount}", order)}
+
+    assert picked(rows) == picked(rows[::-1])
+
+
+def test_all_reads_nothing():
+    def fail():
+        pytest.fail("rows were read")
+
+    assert 10**9 in choose_rows("all", fail)
