@@ -1,0 +1,290 @@
+"""Ingest as a whole: every record accounted for, every fault named, the same bytes from every engine."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.storage import LocalStorage
+from pipelines.commit import load_manifest, read_object
+from pipelines.engine import SerialEngine
+from pipelines.ingest import flow, tables
+from pipelines.ingest.flow import ingest
+from pipelines.ingest.tables import read_examples, read_media, read_quarantine
+from schemas.configuration import build
+from schemas.corpus import ShardEntry
+from schemas.digest import canonical_json, sha256_hex
+from schemas.errors import ConfigError, CorruptError, FatalError
+from schemas.medium import item_key_of_media, item_key_of_text
+from schemas.recipe import Recipe
+
+
+def objects_of(storage):
+    root = Path(storage.url)
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def rows_of(storage, entries, read):
+    return [row for entry in entries for row in read(storage, entry)]
+
+
+def change(recipe, index, **fields):
+    values = recipe.model_dump(mode="json")
+    values["sources"][index] |= fields
+    return build(values, Recipe, "changed")
+
+
+def only(recipe, index, **fields):
+    changed = change(recipe, index, **fields)
+    return changed.model_copy(update={"sources": [changed.sources[index]]})
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return LocalStorage(tmp_path / "corpus")
+
+
+def test_the_tiny_corpus_comes_out_as_it_was_planted(tiny_recipe, storage):
+    manifest = ingest(tiny_recipe, storage, SerialEngine())
+    mix, qa, one = manifest.sources
+    assert (mix.read, mix.taken, mix.written, mix.rejected) == (26, 26, 20, 6)
+    assert mix.rejects == {
+        "empty_answer": 1,
+        "missing_file": 1,
+        "not_an_object": 1,
+        "truncated_image": 1,
+        "unsafe_path": 1,
+        "wrong_kind": 1,
+    }
+    assert mix.repairs == {"placeholder_added": 1}
+    assert (qa.read, qa.written, qa.rejects) == (5, 4, {"empty_file": 1})
+    assert qa.repairs == {"leaked_label_removed": 4}
+    assert (one.read, one.written, one.rejected) == (5, 5, 0)
+    # 6 pictures, 2 renamed ones, 2 clips, 3 embedded; the fourth embedded picture is one of the six
+    assert manifest.num_media == 13
+    assert manifest.num_media_uses == 14 + 2 + 4 + 4
+    assert load_manifest(storage) == manifest
+
+
+def test_examples_are_keyed_by_content_and_sorted(tiny_recipe, storage):
+    manifest = ingest(tiny_recipe, storage, SerialEngine())
+    examples = rows_of(storage, manifest.examples, read_examples)
+    assert [(e.item_key, e.example_id) for e in examples] == sorted(
+        (e.item_key, e.example_id) for e in examples
+    )
+    assert len({example.example_id for example in examples}) == len(examples) == 29
+    media = rows_of(storage, manifest.media, read_media)
+    uses = Counter(example.item_key for example in examples)
+    by_key = {item_key_of_media((row.facts.sha256,)): row for row in media}
+    assert len(by_key) == 13
+    for example in examples:
+        if example.modality == "text":
+            assert example.item_key == item_key_of_text(sha256_hex(example.conversation))
+        else:
+            assert by_key[example.item_key].facts.kind == example.modality
+            assert by_key[example.item_key].times_used == uses[example.item_key]
+        turns = json.loads(example.conversation)
+        assert canonical_json(turns) == example.conversation
+        assert [role for role, _ in turns] == ["human", "gpt"] * (len(turns) // 2)
+        assert example.num_chars == sum(len(text) for _, text in turns)
+
+
+def test_media_are_what_the_files_hold(tiny_recipe, tiny_folder, storage):
+    manifest = ingest(tiny_recipe, storage, SerialEngine())
+    media = rows_of(storage, manifest.media, read_media)
+    assert [row.facts.sha256 for row in media] == sorted(row.facts.sha256 for row in media)
+    checked = 0
+    roots = {"mix": tiny_folder / "media", "qa": tiny_folder / "media/clips"}
+    for row in media:
+        if row.source in roots:
+            data = (roots[row.source] / row.location).read_bytes()
+            assert (row.facts.sha256, row.facts.num_bytes) == (sha256_hex(data), len(data))
+            checked += 1
+    assert checked == 10
+    extensions = {row.location: row.facts.extension for row in media}
+    assert extensions["pictures/gif.jpg"] == extensions["pictures/renamed.gif"] == "gif"
+    assert {row.location for row in media if row.source == "one"} == {f"one.parquet#{n}" for n in range(3)}
+    clip = next(row for row in media if row.location == "v_0.mp4")
+    assert (clip.facts.width_px, clip.facts.height_px) == (32, 32)
+    assert clip.facts.duration_s == pytest.approx(2.5)
+
+
+def test_rejects_keep_where_they_stood_and_what_they_were(tiny_recipe, tiny_folder, storage):
+    manifest = ingest(tiny_recipe, storage, SerialEngine())
+    rejects = rows_of(storage, manifest.quarantine, read_quarantine)
+    published = json.loads((tiny_folder / "llava.json").read_text())
+    mine = [reject for reject in rejects if reject.source == "mix"]
+    assert [json.loads(reject.raw) for reject in mine] == [published[reject.locator.row] for reject in mine]
+    assert {reject.locator.file for reject in mine} == {"llava.json"}
+    assert [reject.locator.row for reject in mine] == sorted(reject.locator.row for reject in mine)
+    assert all(reject.message for reject in rejects)
+
+
+def test_any_engine_gives_the_same_bytes(tiny_recipe, tmp_path, far_engine, monkeypatch):
+    monkeypatch.setattr("pipelines.ingest.probe.FILES_PER_UNIT", 2)
+    monkeypatch.setattr("pipelines.ingest.probe.EMBEDDED_PER_UNIT", 1)
+    here, there = LocalStorage(tmp_path / "here"), LocalStorage(tmp_path / "there")
+    ingest(tiny_recipe, here, SerialEngine())
+    ingest(tiny_recipe, there, far_engine)
+    assert objects_of(here) == objects_of(there)
+    assert len(objects_of(here)) == 2 + 2 + 2
+
+
+def test_large_tables_are_cut_by_leading_digits(tiny_recipe, storage, monkeypatch):
+    whole = ingest(tiny_recipe, storage, SerialEngine())
+    monkeypatch.setattr(tables, "ROWS_PER_FILE", 10)
+    cut = ingest(tiny_recipe, storage, SerialEngine())
+    for before, after, read, key in (
+        (whole.examples, cut.examples, read_examples, lambda row: row.item_key),
+        (whole.media, cut.media, read_media, lambda row: row.facts.sha256),
+    ):
+        assert rows_of(storage, before, read) == rows_of(storage, after, read)
+        assert len(after) > 3
+        for entry in after:
+            name = entry.path.rpartition("/")[2].partition("-")[0]
+            assert {key(row)[0] for row in read(storage, entry)} == {name}
+
+
+def test_identical_records_are_kept_or_rejected_as_the_recipe_says(tiny_recipe, storage):
+    recipe = only(tiny_recipe, 0, deduplicate=True)
+    (totals,) = ingest(recipe, storage, SerialEngine()).sources
+    assert totals.rejects["duplicate_record"] == 3
+    assert totals.written == 17
+
+
+@pytest.mark.parametrize(("take", "taken"), [("first:5", 5), ("last:20%", 6), ("random:7", 7)])
+def test_rows_that_are_not_taken_are_read_and_left(tiny_recipe, storage, take, taken):
+    (totals,) = ingest(only(tiny_recipe, 0, take=take), storage, SerialEngine()).sources
+    assert totals.read == 26
+    assert totals.taken == taken == totals.written + totals.rejected
+
+
+def test_annotations_may_be_patterns_and_lists(tiny_recipe, tiny_folder, storage):
+    (tiny_folder / "parts").mkdir()
+    for part in ("b", "a"):
+        row = {"id": part, "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": part}]}
+        (tiny_folder / f"parts/{part}.jsonl").write_text(json.dumps(row))
+    recipe = only(tiny_recipe, 0, annotations=["parts/*.jsonl", "parts/a.jsonl"], media_root=None)
+    manifest = ingest(recipe, storage, SerialEngine())
+    found = {e.record_file: e.record_id for e in rows_of(storage, manifest.examples, read_examples)}
+    assert found == {"parts/a.jsonl": "a", "parts/b.jsonl": "b"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"annotations": "gone.json"}, "no annotation file gone.json"),
+        ({"annotations": "gone/*.json"}, "no annotation file"),
+        ({"annotations": "s3://bucket/a.json"}, "have to be local"),
+        ({"media_root": "gone"}, "media_root gone is no folder"),
+        ({"media_root": None}, "give the source a media_root"),
+    ],
+)
+def test_what_the_recipe_gets_wrong_is_said_before_anything_is_written(tiny_recipe, storage, fields, words):
+    with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
+        ingest(only(tiny_recipe, 0, **fields), storage, SerialEngine())
+    assert objects_of(storage) == {}
+
+
+def test_a_cut_annotation_file_is_fatal_and_publishes_nothing(tiny_recipe, tiny_folder, storage):
+    whole = (tiny_folder / "llava.json").read_bytes()
+    (tiny_folder / "llava.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorruptError, match=r"llava\.json: row \d+, byte \d+"):
+        ingest(tiny_recipe, storage, SerialEngine())
+    assert objects_of(storage) == {}
+
+
+def test_later_stages_are_kept_exactly_while_examples_and_media_are_the_same(
+    tiny_recipe, tiny_folder, storage
+):
+    first = ingest(tiny_recipe, storage, SerialEngine())
+    entry = first.examples[0]
+    sharded = first.model_copy(update={"shards": [ShardEntry(name="x", tar=entry, index=entry)]})
+    flow.publish_manifest(storage, sharded)
+    assert ingest(tiny_recipe, storage, SerialEngine()) == sharded
+    (tiny_folder / "media/pictures/5.jpg").unlink()
+    assert ingest(tiny_recipe, storage, SerialEngine()).shards == []
+
+
+def test_a_record_that_got_lost_stops_the_run(tiny_recipe, storage, monkeypatch):
+    real = flow.group_records
+
+    def lose_one(*arguments):
+        groups = real(*arguments)
+        groups.examples.pop()
+        return groups
+
+    monkeypatch.setattr(flow, "group_records", lose_one)
+    with pytest.raises(FatalError, match="fault of the program"):
+        ingest(tiny_recipe, storage, SerialEngine())
+    assert objects_of(storage) == {}
+
+
+texts = st.sampled_from(["<image>\nq", "q", "", "<image>", "<video>\nq", "a <image> b", 7])
+garbage = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+records = st.fixed_dictionaries(
+    {
+        "conversations": st.lists(
+            st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt"]), "value": texts}), max_size=3
+        )
+        | st.tuples(texts, texts).map(
+            lambda pair: [{"from": "human", "value": pair[0]}, {"from": "gpt", "value": pair[1]}]
+        )
+    },
+    optional={
+        "id": garbage,
+        "image": st.sampled_from(
+            ["pictures/0.jpg", "pictures/1.jpg", "pictures/gone.jpg", "../outside.jpg", "clips/v_0.mp4", None]
+        )
+        | garbage,
+    },
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(records | garbage, max_size=12), deduplicate=st.booleans(), take=st.integers(0, 12))
+def test_read_is_written_plus_rejected_plus_not_taken(
+    tiny_recipe, tiny_folder, tmp_path_factory, rows, deduplicate, take
+):
+    (tiny_folder / "garbage.json").write_text(json.dumps(rows))
+    recipe = only(tiny_recipe, 0, annotations="garbage.json", deduplicate=deduplicate, take=f"last:{take}")
+    storage = LocalStorage(tmp_path_factory.mktemp("garbage"))
+    manifest = ingest(recipe, storage, SerialEngine())
+    (totals,) = manifest.sources
+    examples = rows_of(storage, manifest.examples, read_examples)
+    rejects = rows_of(storage, manifest.quarantine, read_quarantine)
+    assert totals.read == len(rows)
+    assert totals.taken == min(take, len(rows))
+    used = [example.record_row for example in examples] + [reject.locator.row for reject in rejects]
+    assert sorted(used) == list(range(len(rows) - totals.taken, len(rows)))
+    assert (totals.written, totals.rejected) == (len(examples), len(rejects))
+    assert [json.loads(reject.raw) for reject in rejects] == [rows[reject.locator.row] for reject in rejects]
+    assert Counter(reject.code for reject in rejects) == totals.rejects
+
+
+def test_objects_are_named_by_what_they_hold(tiny_recipe, storage):
+    manifest = ingest(tiny_recipe, storage, SerialEngine())
+    entries = [*manifest.examples, *manifest.media, *manifest.quarantine]
+    for entry in entries:
+        assert entry.sha256[:16] in entry.path
+        assert sha256_hex(read_object(storage, entry)) == entry.sha256
+        assert entry.num_bytes == os.stat(storage.local_path(entry.path)).st_size
+    assert len(entries) == 4
+
+
+def test_a_damaged_table_is_named(tiny_recipe, storage):
+    manifest = ingest(tiny_recipe, storage, SerialEngine())
+    wrong = manifest.media[0].model_copy(update={"path": manifest.examples[0].path})
+    with pytest.raises(CorruptError):
+        list(read_media(storage, wrong))
+    with pytest.raises(CorruptError, match="other columns"):
+        list(read_media(storage, manifest.examples[0]))

@@ -1,0 +1,177 @@
+"""Paths that strangers wrote: what they find below the media root, and that they find nothing else."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.ingest import media_root
+from pipelines.ingest.media_root import MediaRoot, normalize_path
+from schemas.errors import RejectCode, SampleError
+from schemas.record import MediumKind, MediumReference
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "a.jpg").write_bytes(b"a")
+    (root / "sub/b.PNG").write_bytes(b"b")
+    (root / "sub/b.txt").write_bytes(b"text")
+    (root / "sub/two.jpg").write_bytes(b"1")
+    (root / "sub/two.gif").write_bytes(b"2")
+    (root / "sub/v_x.mp4").write_bytes(b"v")
+    (root / "v_y.webm").write_bytes(b"v")
+    (root / "v_y").mkdir()
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (tmp_path / "root2").mkdir()
+    (tmp_path / "root2/c.jpg").write_bytes(b"secret")
+    return root
+
+
+def image(path):
+    return MediumReference(MediumKind.IMAGE, path)
+
+
+def video(path, by_stem=True):
+    return MediumReference(MediumKind.VIDEO, path, by_stem=by_stem)
+
+
+def code_of(action):
+    with pytest.raises(SampleError) as caught:
+        action()
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("reference", "location"),
+    [
+        (image("a.jpg"), "a.jpg"),
+        (image("./sub//../a.jpg".replace("..", ".")), "sub/a.jpg"),
+        (image("sub/b.jpg"), "sub/b.PNG"),
+        (image("sub/two.gif"), "sub/two.gif"),
+        (video("sub/v_x"), "sub/v_x.mp4"),
+        (video("v_y"), "v_y.webm"),
+        (video("sub/v_x.pkl", by_stem=False), "sub/v_x.mp4"),
+    ],
+)
+def test_paths_find_files_exactly_or_by_stem(folder, reference, location):
+    if location == "sub/a.jpg":
+        (folder / "sub/a.jpg").write_bytes(b"a")
+    assert MediaRoot(folder).find(reference) == location
+    assert MediaRoot(folder).read(location, reference.kind) == (folder / location).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.jpg",
+        "sub/../../secret.jpg",
+        "sub/../a.jpg",
+        "/etc/passwd",
+        "//etc/passwd",
+        "",
+        ".",
+        "./",
+        "..",
+        "a.jpg\0.png",
+        "..\\secret.jpg",
+        "sub\\..\\..\\secret.jpg",
+        "C:/windows/a.jpg",
+    ],
+)
+@pytest.mark.parametrize("by_stem", [False, True])
+def test_paths_that_could_mean_something_else_are_unsafe(folder, path, by_stem):
+    reference = MediumReference(MediumKind.IMAGE, path, by_stem=by_stem)
+    assert code_of(lambda: MediaRoot(folder).find(reference)) is RejectCode.UNSAFE_PATH
+
+
+@pytest.mark.parametrize(
+    ("reference", "code"),
+    [
+        (image("gone.jpg"), RejectCode.MISSING_FILE),
+        (image("gone/gone.jpg"), RejectCode.MISSING_FILE),
+        (image("a.jpg/x.jpg"), RejectCode.MISSING_FILE),
+        (image("~/a.jpg"), RejectCode.MISSING_FILE),
+        (image("file:///etc/passwd"), RejectCode.MISSING_FILE),
+        (video("b"), RejectCode.MISSING_FILE),
+        (video("sub/b"), RejectCode.MISSING_FILE),
+        (video("sub/two.pkl", by_stem=False), RejectCode.MISSING_FILE),
+        (image("sub/two.png"), RejectCode.AMBIGUOUS_FILE),
+        (image("sub"), RejectCode.UNREADABLE_FILE),
+        (image("x" * 5000), RejectCode.UNREADABLE_FILE),
+    ],
+)
+def test_what_is_not_there_has_a_code(folder, reference, code):
+    assert code_of(lambda: MediaRoot(folder).find(reference)) is code
+
+
+def test_links_are_followed_inside_the_root_only(folder):
+    (folder / "inside.jpg").symlink_to("sub/../a.jpg")
+    (folder / "outside.jpg").symlink_to("../secret.jpg")
+    (folder / "absolute.jpg").symlink_to(folder.parent / "secret.jpg")
+    (folder / "neighbour").symlink_to("../root2")
+    (folder / "dangling.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    root = MediaRoot(folder)
+    assert root.read(root.find(image("inside.jpg")), MediumKind.IMAGE) == b"a"
+    for path in ("outside.jpg", "absolute.jpg", "neighbour/c.jpg", "neighbour/c.png"):
+        assert code_of(lambda path=path: root.find(image(path))) is RejectCode.UNSAFE_PATH
+        assert code_of(lambda path=path: root.read(path, MediumKind.IMAGE)) is RejectCode.UNSAFE_PATH
+    assert code_of(lambda: root.find(image("dangling.jpg"))) is RejectCode.MISSING_FILE
+    assert code_of(lambda: root.find(image("loop.jpg"))) is RejectCode.UNREADABLE_FILE
+    # by stem, the only candidate is a link to the outside
+    assert code_of(lambda: root.find(image("outside.png"))) is RejectCode.UNSAFE_PATH
+
+
+def test_the_root_itself_may_be_a_link(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    assert MediaRoot(tmp_path / "link").find(image("a.jpg")) == "a.jpg"
+
+
+def test_pipes_devices_and_folders_are_never_opened(folder):
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "null.jpg").symlink_to("/dev/null")
+    root = MediaRoot(folder)
+    assert code_of(lambda: root.find(image("pipe.jpg"))) is RejectCode.UNREADABLE_FILE
+    assert code_of(lambda: root.read("pipe.jpg", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
+    assert code_of(lambda: root.find(image("pipe.png"))) is RejectCode.MISSING_FILE
+    assert code_of(lambda: root.find(image("null.jpg"))) is RejectCode.UNSAFE_PATH
+    assert code_of(lambda: root.read("sub", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
+
+
+def test_a_file_that_went_away_or_grew_too_large_is_named(folder, monkeypatch):
+    root = MediaRoot(folder)
+    location = root.find(image("a.jpg"))
+    monkeypatch.setattr(media_root, "MAX_FILE_BYTES", 0)
+    assert code_of(lambda: root.read(location, MediumKind.IMAGE)) is RejectCode.IMAGE_TOO_LARGE
+    assert code_of(lambda: root.read(location, MediumKind.VIDEO)) is RejectCode.VIDEO_TOO_LARGE
+    (folder / "a.jpg").unlink()
+    assert code_of(lambda: root.read(location, MediumKind.IMAGE)) is RejectCode.MISSING_FILE
+
+
+def test_a_folder_is_listed_once(folder, monkeypatch):
+    listed = []
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or real(path))
+    root = MediaRoot(folder)
+    for _ in range(3):
+        assert root.find(image("sub/b.jpg")) == "sub/b.PNG"
+    assert len(listed) == 1
+
+
+PARTS = st.lists(st.sampled_from(["..", ".", "", "/", "a", "\\", "~", "\0", "C:", "b.jpg", " "]), max_size=6)
+
+
+@given(path=PARTS.map("/".join) | PARTS.map("".join) | st.text(max_size=10))
+def test_whatever_passes_stays_below_the_root(path):
+    try:
+        location = normalize_path(path)
+    except SampleError:
+        return
+    root = Path("/some/root")
+    assert Path(os.path.normpath(root / location)).is_relative_to(root)
+    assert os.path.normpath(root / location) != str(root)
+    assert normalize_path(location) == location
