@@ -1,0 +1,49 @@
+"""Which of an item's stored views an example needs: pure functions over counts.
+
+Stage 1 looks at whole pictures alone, which stand last in a frame; a clip may be thinned. What is not chosen
+is not read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from operators.feature_file import MediumShape
+from schemas.training import FramesConfig
+
+Views: TypeAlias = Literal["all", "whole"]
+"""All views of a frame, or the whole picture alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenMedium:
+    """Views of one medium, by their place in the item, frame by frame."""
+
+    views: tuple[int, ...]
+    shape: MediumShape
+
+
+def select_frames(num_frames: int, config: FramesConfig) -> tuple[int, ...]:
+    """Places of the frames that are used: all, the first `max`, or the middles of `uniform` equal parts."""
+    if config.max is not None:
+        return tuple(range(min(num_frames, config.max)))
+    if config.uniform is None or config.uniform >= num_frames:
+        return tuple(range(num_frames))
+    return tuple((2 * part + 1) * num_frames // (2 * config.uniform) for part in range(config.uniform))
+
+
+def choose_views(media: Sequence[MediumShape], views: Views, frames: FramesConfig) -> list[ChosenMedium]:
+    """The views of each medium that are read."""
+    chosen: list[ChosenMedium] = []
+    start = 0
+    for medium in media:
+        first = medium.views_per_frame - 1 if views == "whole" else 0
+        kept = select_frames(medium.num_frames, frames)
+        places = tuple(
+            start + frame * medium.views_per_frame + view
+            for frame in kept
+            for view in range(first, medium.views_per_frame)
+        )
+        chosen.append(ChosenMedium(places, MediumShape(len(kept), medium.views_per_frame - first)))
+        start += medium.num_views
+    return chosen
