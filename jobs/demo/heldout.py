@@ -18,7 +18,12 @@ from jobs.demo.layouts import HeldoutRecord, talk, write_json
 from jobs.demo.media import encode_clip, encode_picture, write_file
 from jobs.demo.scenes import Clip, Color, Direction, Pattern, Picture, Shape, seed_random
 
-_PICTURE_KINDS: Final = (QuestionKind.FIGURE, QuestionKind.BACKGROUND, QuestionKind.SHAPE)
+_PICTURE_KINDS: Final = (
+    QuestionKind.FIGURE,
+    QuestionKind.BACKGROUND,
+    QuestionKind.SHAPE,
+    QuestionKind.PATTERN,
+)
 _CLIP_KINDS: Final = (QuestionKind.BALL, QuestionKind.FIRST_BACKGROUND, QuestionKind.LAST_BACKGROUND)
 _NUM_CLIPS: Final = 24
 
@@ -58,6 +63,7 @@ def balanced_pictures(random: Random) -> list[Picture]:
     colors = list(Color)
     pairs = [(ground, figure) for ground in colors for figure in colors if ground is not figure]
     shapes = _deal(list(Shape), len(pairs), random)
+    patterns = _deal(list(Pattern), len(pairs), random)
     return [
         Picture(
             width_px=320,
@@ -67,10 +73,10 @@ def balanced_pictures(random: Random) -> list[Picture]:
             shape=shape,
             center=(random.uniform(0.4, 0.6), random.uniform(0.4, 0.6)),
             radius=random.uniform(0.32, 0.4),
-            pattern=Pattern.PLAIN,
+            pattern=pattern,
             seed=random.getrandbits(32),
         )
-        for (ground, figure), shape in zip(pairs, shapes, strict=True)
+        for (ground, figure), shape, pattern in zip(pairs, shapes, patterns, strict=True)
     ]
 
 

@@ -154,8 +154,8 @@ def ask_picture(picture: Picture, kind: QuestionKind, random: Random) -> Questio
     return Question(kind, text, answer.capitalize(), candidates)
 
 
-def clip_kinds(clip: Clip) -> tuple[QuestionKind, ...]:
-    """What can be asked about the clip."""
+def clip_kinds() -> tuple[QuestionKind, ...]:
+    """What can be asked about any clip."""
     return (
         QuestionKind.BALL,
         QuestionKind.FIRST_BACKGROUND,

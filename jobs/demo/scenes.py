@@ -147,14 +147,14 @@ def invent_picture(
 
 
 def invent_clip(random: Random) -> Clip:
-    """A clip of 3 to 6 seconds at random; half of them change their ground."""
+    """A clip of 3 to 5 seconds at random; half of them change their ground."""
     ground = random.choice(list(Color))
     ball = other_color(random, ground)
     return Clip(
         width_px=224,
         height_px=168,
         frames_per_s=8,
-        duration_s=random.randint(3, 6),
+        duration_s=random.randint(3, 5),
         ground=ground,
         last_ground=random.choice([ground, other_color(random, ground, ball)]),
         ball=ball,

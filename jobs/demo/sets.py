@@ -50,16 +50,17 @@ class Folder:
     num_pictures: int
     records_per_picture: int
     first_number: int
+    step: int
     digits: int
 
 
 MIX_FOLDERS: Final = (
-    Folder("coco/train2017", 70, 9, 33000, 12),
-    Folder("gqa/images", 24, 5, 2350000, 0),
-    Folder("ocr_vqa/images", 16, 4, 1451670000, 0),
-    Folder("textvqa/train_images", 16, 4, 0, 0),
-    Folder("vg/VG_100K", 12, 3, 2350000, 0),
-    Folder("vg/VG_100K_2", 12, 3, 2410000, 0),
+    Folder("coco/train2017", 70, 9, 33000, 7, 12),
+    Folder("gqa/images", 24, 5, 2350000, 37, 0),
+    Folder("ocr_vqa/images", 16, 4, 1451670000, 613, 0),
+    Folder("textvqa/train_images", 16, 4, 7001, 11, 0),
+    Folder("vg/VG_100K", 12, 3, 2350000, 41, 0),
+    Folder("vg/VG_100K_2", 12, 3, 2410000, 43, 0),
 )
 
 
@@ -137,7 +138,7 @@ def render_videos(folder: Path, seed: int) -> RenderedSet:
         clip = invent_clip(random)
         video_id = _invent_video_id(random, index)
         write_file(folder / f"videos/{video_id}{suffix}", encode_clip(clip, suffix))
-        questions = [ask_clip(clip, kind) for kind in clip_kinds(clip)]
+        questions = [ask_clip(clip, kind) for kind in clip_kinds()]
         pairs = [(f"{question.text} {SHORT_ANSWER}", question.answer) for question in questions]
         pairs += [("Describe the video.", describe_clip(clip)), *pairs]
         for number, (asked, answer) in enumerate(pairs[:_RECORDS_PER_CLIP]):
@@ -196,7 +197,7 @@ def _instruct_folder(folder: Path, place: Folder, seed: int) -> list[LlavaRecord
     """All records over one folder of pictures; equal numbers give equal pictures."""
     rows: list[LlavaRecord] = []
     for index in range(place.num_pictures):
-        number = place.first_number + index * (index + 1)
+        number = place.first_number + index * place.step
         random = seed_random(seed, "instructions", number)
         name = f"{number:0{place.digits}d}"
         picture = _invent_sized(random, index, has_word=place.path.startswith(("ocr_vqa", "textvqa")))
