@@ -94,7 +94,8 @@ def decode_image(data: bytes, policy: ImagePolicy = DEFAULT_IMAGE_POLICY) -> Ima
     """
     with _open_picture(data, policy) as (image, _):
         image.load()
-        return _convert_to_rgb(ImageOps.exif_transpose(image), policy)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _convert_to_rgb(image, policy)
 
 
 @contextmanager
@@ -187,6 +188,6 @@ def _convert_to_rgb(image: Image.Image, policy: ImagePolicy) -> Image.Image:
         background = Image.new("RGBA", picture.size, (*policy.alpha_background, 255))
         return Image.alpha_composite(background, picture).convert("RGB")
     if image.mode in _PLAIN_MODES:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     message = f"pixels of mode {image.mode} have no agreed conversion to 8-bit RGB"
     raise SampleError(RejectCode.UNSUPPORTED_PIXELS, message)

@@ -14,7 +14,7 @@ whose antialiased bicubic differs by one level in a few pixels.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -159,18 +159,29 @@ def _scale_short_side(width: int, height: int, size_px: int) -> tuple[int, int]:
 
 
 def _resize_padded(image: Image.Image, box: Box, processor: Processor) -> Image.Image:
-    """A square box that reaches outside the picture, at the encoder's size: rows in bands, then columns."""
+    """A square box that reaches outside the picture, at the encoder's size: rows first, then columns."""
     size_px, fill_color = processor.size_px, processor.fill_color
     resample = Image.Resampling(processor.resample)
     narrow = Image.new("RGB", (size_px, box.height), fill_color)
     first = max(0, box.top)
     last = min(image.height, box.top + box.height)
-    rows = max(1, _BAND_PIXELS // box.width)
-    for top in range(first, last, rows):
-        band = Box(box.left, top, box.width, min(rows, last - top))
-        resized = cut_view(image, band, fill_color).resize((size_px, band.height), resample)
-        narrow.paste(resized, (0, top - box.top))
+    right = box.left + box.width
+    if box.left >= 0 and right <= image.width:
+        rows = image.crop((box.left, first, right, last))
+        narrow.paste(rows.resize((size_px, rows.height), resample), (0, first - box.top))
+    else:
+        for top, rows in _draw_bands(image, box, first, last, fill_color):
+            narrow.paste(rows.resize((size_px, rows.height), resample), (0, top - box.top))
     return narrow.resize((size_px, size_px), resample)
+
+
+def _draw_bands(
+    image: Image.Image, box: Box, first: int, last: int, fill_color: tuple[int, int, int]
+) -> Iterator[tuple[int, Image.Image]]:
+    """The rows from `first` to `last` at the box's full width, a million pixels at a time."""
+    height = max(1, _BAND_PIXELS // box.width)
+    for top in range(first, last, height):
+        yield top, cut_view(image, Box(box.left, top, box.width, min(height, last - top)), fill_color)
 
 
 def _build_table(processor: Processor) -> Float32[np.ndarray, "3 256"]:
