@@ -12,51 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from operators.positions import PositionMode, query_and_key_positions, side_of
-from schemas.errors import ConfigError, MismatchError
-
-NUM_VIEWS_HD = 5
-"""Four crops, row by row, then the whole picture."""
-
-
-def join_crops(crops: Float[Tensor, "frames 4 patches width"]) -> Float[Tensor, "frames joined width"]:
-    """Four crops, given row by row, as one grid of twice the side, its patches row by row."""
-    frames, _, patches, width = crops.shape
-    side = side_of(patches)
-    grid = crops.reshape(frames, 2, 2, side, side, width)
-    return grid.permute(0, 1, 3, 2, 4, 5).reshape(frames, 4 * patches, width)
-
-
-def order_patches(
-    views: Float[Tensor, "frames views patches width"],
-) -> Float[Tensor, "frames all_patches width"]:
-    """All patches of a frame as pre-fusion reads them: the joined crops, then the whole picture.
-
-    Raises:
-        MismatchError: a frame has neither 1 nor 5 views.
-    """
-    if views.shape[1] == 1:
-        return views[:, 0]
-    _require_hd(views.shape[1])
-    return torch.cat([join_crops(views[:, :4]), views[:, 4]], dim=1)
-
-
-def patches_to_compress(
-    views: Float[Tensor, "frames views patches width"],
-) -> Float[Tensor, "frames grid_patches width"]:
-    """The patches that the queries look at: those of the only view, or of the joined crops.
-
-    Raises:
-        MismatchError: a frame has neither 1 nor 5 views.
-    """
-    if views.shape[1] == 1:
-        return views[:, 0]
-    _require_hd(views.shape[1])
-    return join_crops(views[:, :4])
-
-
-def _require_hd(num_views: int) -> None:
-    if num_views != NUM_VIEWS_HD:
-        raise MismatchError(f"a frame has {num_views} views; give 1, or 4 crops and the whole picture")
+from operators.view_grid import patches_to_compress
+from schemas.errors import ConfigError
 
 
 class Compressor(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from operators.compressor import order_patches
+from operators.view_grid import order_patches
 from pipelines.train.recompute import recompute
 from pipelines.train.shape import ActivationPlan
 

@@ -81,7 +81,7 @@ class OneTokenModel(nn.Module):
                 self.prefusion = build_prefusion(llm, shape)
         for module in (self.projector, self.compressor, self.prefusion):
             if module is not None:
-                module.to(embeddings.weight.device, embeddings.weight.dtype)
+                _match_weights(module, embeddings.weight)
         self._plan_recomputing()
 
     def _plan_recomputing(self) -> None:
@@ -178,6 +178,13 @@ class OneTokenModel(nn.Module):
         instruction = average_frames(fused.instruction, counts).flatten(0, 1)
         kept = instruction[layout.kept.to(text.device)]
         return fused.compressed, text.index_copy(0, layout.targets.to(text.device), kept)
+
+
+def _match_weights(module: nn.Module, like: Tensor) -> None:
+    """Move a module and cast its weights, but not its buffers: rotary frequencies must stay fp32."""
+    module.to(like.device)
+    for weight in module.parameters():
+        weight.data = weight.data.to(like.dtype)
 
 
 def build_prefusion(llm: PreTrainedModel, shape: ModelShape) -> Prefusion:

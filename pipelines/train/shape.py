@@ -34,6 +34,7 @@ class ActivationPlan:
     frames_per_chunk: int | None = None
     """Frames that are fused at once; None: all.
 
-    With `checkpoint`, each chunk is recomputed whole: of a long video only its features are kept."""
+    With `checkpoint`, each chunk is recomputed whole: of a long video only its features are kept.
+    """
     loss_rows_per_chunk: int = 2048
     """Rows of logits that exist at once."""

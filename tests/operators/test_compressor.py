@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from operators.compressor import Compressor, join_crops, order_patches, patches_to_compress
+from operators.compressor import Compressor
 from operators.positions import PositionMode, query_and_key_positions
+from operators.view_grid import join_crops, order_patches, patches_to_compress
 from schemas.errors import ConfigError, MismatchError
 
 WIDTH, SIDE = 16, 3

@@ -101,6 +101,14 @@ def test_chunks_and_recomputing_change_nothing(frames_per_chunk: int | None, che
     )
 
 
+def test_evaluation_in_chunks_equals_training() -> None:
+    batch = tiny_batch(MIXED)
+    model = tiny_model(plan=ActivationPlan(checkpoint=True, frames_per_chunk=2, loss_rows_per_chunk=4))
+    training = model(batch).total.item()
+    with torch.no_grad():
+        assert model.eval()(batch).total.item() == pytest.approx(training, rel=1e-6)
+
+
 def test_recomputing_runs_layers_again() -> None:
     calls: list[bool] = []
     for checkpoint in (False, True):
@@ -256,6 +264,7 @@ def test_bfloat16_follows_the_language_model() -> None:
     shape = ModelShape(encoder_width=16, num_prefusion_layers=1, num_compressor_heads=2)
     model = build_model(tiny_llm().to(torch.bfloat16), shape, 2)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in model.prefusion.buffers()} == {torch.float32}, "rotary frequencies"
     loss = model(tiny_batch(MIXED).to("cpu", torch.float16))
     assert loss.total.dtype == torch.float32
     assert torch.isfinite(loss.total)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from operators.batch import IGNORED_LABEL, MEDIUM_TOKEN, ModelBatch
-from operators.compressor import order_patches
+from operators.view_grid import order_patches
 from pipelines.train.model import OneTokenModel, build_model
 from pipelines.train.shape import ActivationPlan, ModelShape, Stage
 
