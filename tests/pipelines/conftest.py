@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.engine import SerialEngine
 from schemas.configuration import build
 from schemas.recipe import Recipe
 
@@ -125,7 +126,7 @@ def tiny_recipe(tiny_folder: Path) -> Recipe:
     return build(TINY_RECIPE, Recipe, "tiny")
 
 
-class FarEngine:
+class FarEngine(SerialEngine):
     """Runs units last to first, each on a worker of its own, and lets nothing through but plain copies."""
 
     name = "far"
