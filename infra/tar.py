@@ -113,6 +113,17 @@ def pack_index(members: Iterable[Member]) -> bytes:
     return canonical_json({"format": INDEX_FORMAT, "members": rows})
 
 
+def check_member(member: Member, data: bytes, where: str) -> bytes:
+    """The data of a member, when they are those that were written.
+
+    Raises:
+        CorruptError: when they are not.
+    """
+    if xxhash.xxh3_64_hexdigest(data) != member.xxh3:
+        raise CorruptError(f"{where}: {member.name} is damaged; delete the shard and build again")
+    return data
+
+
 def read_index(data: bytes) -> tuple[Member, ...]:
     """The members that an index lists.
 

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from operators.class_attention import AttentionWeights
 from operators.preprocess import CLIP_PROCESSOR, Processor, parse_processor
-from schemas.errors import ConfigError, CorruptError, NotFoundError, RejectCode, SampleError
+from schemas.errors import ConfigError, CorruptError, NotFoundError
 
 _TOWERS: Final[dict[str, type[PreTrainedModel]]] = {
     "clip": CLIPVisionModel,
@@ -74,6 +74,7 @@ class VisionEncoder(nn.Module):
         )
         self.layers = layers[:num_kept]
         self.has_class_row = hasattr(self.embeddings, "class_embedding")
+        self.architecture = _describe_architecture(tower.config)
         self._next_attention = _copy_attention_weights(tower.config, layers[num_kept]) if layer < -1 else None
         self.requires_grad_(False).eval()
 
@@ -89,18 +90,13 @@ class VisionEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode(self, pixels: Float[Tensor, "views 3 size size"]) -> EncoderOutput:
-        """Features of normalized views, as one batch.
-
-        Raises:
-            SampleError: NOT_FINITE, naming the first such view.
-        """
+        """Features of normalized views, as one batch; not checked to be finite."""
         return self._split_rows(self._compute_rows(pixels))
 
     def encode_fixed(self, pixels: Float[Tensor, "views 3 size size"], batch_size: int) -> EncoderOutput:
         """Features of any number of views in batches of exactly `batch_size`; the last is padded with zeros.
 
-        Raises:
-            SampleError: NOT_FINITE, naming the view by its place in `pixels`.
+        Not checked to be finite: one bad view must not cost its batch mates; the codecs refuse it alone.
         """
         num_batches = max(1, -(-len(pixels) // batch_size))
         missing = num_batches * batch_size - len(pixels)
@@ -131,10 +127,6 @@ class VisionEncoder(nn.Module):
         return rows
 
     def _split_rows(self, rows: Float[Tensor, "views rows width"]) -> EncoderOutput:
-        finite = torch.isfinite(rows).flatten(1).all(dim=1)
-        if not bool(finite.all()):
-            view = int(torch.nonzero(~finite)[0])
-            raise SampleError(RejectCode.NOT_FINITE, f"view {view} of {len(rows)}: features are not finite")
         if self.has_class_row:
             return EncoderOutput(rows[:, 1:], rows[:, 0])
         return EncoderOutput(rows, None)
@@ -229,6 +221,12 @@ def _copy_attention_weights(config: PreTrainedConfig, layer: nn.Module) -> Atten
         num_heads=_read_integer(config, "num_attention_heads"),
         norm_epsilon=float(cast("float", getattr(config, "layer_norm_eps"))),  # noqa: B009
     )
+
+
+def _describe_architecture(config: PreTrainedConfig) -> str:
+    """What decides features and shows in no weight."""
+    names = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "image_size")
+    return ", ".join(f"{name} {getattr(config, name)}" for name in names)
 
 
 def _read_integer(config: PreTrainedConfig, name: str) -> int:

@@ -47,6 +47,11 @@ class Engine(Protocol):
         """As in `--engine`."""
         ...
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether its workers must ask for a GPU to see one."""
+        ...
+
     def run(
         self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
     ) -> Iterator[tuple[int, Result]]:
@@ -88,6 +93,7 @@ class SerialEngine:
     """One unit after the other, in this process: the reference that the other engines must equal."""
 
     name = "serial"
+    has_gpu = False
 
     def run(
         self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU

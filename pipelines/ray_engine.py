@@ -6,6 +6,7 @@ once it answered a ping. A unit whose worker died twice ends the run and is name
 harmless. What this gives up, against Ray Data: blocks in the object store and automatic balancing.
 """
 
+import importlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,12 @@ class RayEngine:
     """Runs units on actors of the cluster that this process is connected to (`infra.ray_cluster`)."""
 
     name = "ray"
+
+    @property
+    def has_gpu(self) -> bool:
+        """See `Engine.has_gpu`."""
+        ray: Any = importlib.import_module("ray")
+        return ray.cluster_resources().get("GPU", 0) >= 1
 
     def run(
         self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU

@@ -80,6 +80,8 @@ class FeatureSet(StrictModel):
     """The cache of one spec."""
 
     spec: ObjectEntry
+    encoder: str
+    """The name by which the recipe called the encoder."""
     attention: ObjectEntry
     """Last layer's LN1, query and key weights, as safetensors."""
     shards: list[ShardEntry]

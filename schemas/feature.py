@@ -15,18 +15,20 @@ class ProcessorValues(StrictModel):
     """How pixels become encoder input: the numbers of a CLIP image processor."""
 
     size_px: int = 336
-    resample: Literal["bicubic"] = "bicubic"
+    resample: int = 3
+    """Pillow's number of the filter; 3 is bicubic."""
     rescale_factor: float = 1 / 255
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 
 
 class EncoderIdentity(StrictModel):
-    """The frozen tower, by its weights and not by where they lie."""
+    """The frozen tower, by what it computes and not by its name or where it lies."""
 
-    name: str
     weights_sha256: str
     """Over the sorted tensors of the layers that are used."""
+    architecture: str
+    """What the weights do not show: kind, heads, activation, epsilon."""
     layer: int
     num_patches: int
     width: int
@@ -40,14 +42,26 @@ class CodecIdentity(StrictModel):
     version: int
 
 
-class VideoPolicy(StrictModel):
+class ImageRules(StrictModel):
+    """How a picture becomes RGB, and who decodes it."""
+
+    version: str
+    """Names the rules that have no field: orientation, depth, colour, first frame."""
+    max_pixels: int
+    min_side_px: int
+    max_aspect: int
+    alpha_background: tuple[int, int, int]
+    decoder: str
+
+
+class VideoRules(StrictModel):
     """Which frames of a clip are views, and who decodes them."""
 
     fps: float | None
     uniform: int | None
     max_frames: int
     backend: Literal["pyav", "decord"]
-    backend_version: str
+    decoder: str
 
 
 class FeatureSpec(StrictModel):
@@ -57,13 +71,10 @@ class FeatureSpec(StrictModel):
     encoder: EncoderIdentity
     processor: ProcessorValues
     preprocess: Literal["exact"] = "exact"
+    image: ImageRules
     image_views: Literal["global", "hd4"]
     aspect: Literal["pad", "center", "squash", "published"]
-    image_policy: str
-    """Name and version of the rules for orientation, alpha, depth and animation."""
-    image_decoder: str
-    """Pillow and libjpeg versions."""
-    video: VideoPolicy
+    video: VideoRules
     reducer: Literal["none"] = "none"
     codec: CodecIdentity
 

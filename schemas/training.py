@@ -22,7 +22,7 @@ _NOT_COMPARED = {
     "spec": True,
     "out": True,
     "memory": True,
-    "run": {"save_every", "log_every", "device", "threads"},
+    "run": {"save_every", "keep_last", "log_every", "device", "threads"},
 }
 
 
@@ -123,6 +123,8 @@ class RunConfig(StrictModel):
     """Omitted, as `steps`: 1 in stage 1, 2 in stage 2."""
     save_every: Count = 500
     """Steps between checkpoints; the last step is always saved."""
+    keep_last: Count | None = 2
+    """Older checkpoints are removed once a newer one is whole; null: never."""
     log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -1,0 +1,1 @@
+"""From sample shards to feature shards: decode, cut, encode once, keep."""

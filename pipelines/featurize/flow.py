@@ -1,0 +1,118 @@
+"""Featurize: name the cache by its spec, encode the leaves that are not committed yet, publish the manifest.
+
+Fingerprints cover spec and media, not conversations, so a corpus whose texts were mended is not encoded
+again. Leaves of text-only items have no features.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from safetensors.torch import save as save_tensors
+
+from infra.storage import Storage
+from operators.clip import VisionEncoder
+from pipelines.commit import find_commit, load_manifest, publish_manifest, put_object
+from pipelines.engine import Engine, Progress, Resources, no_progress, run_in_order
+from pipelines.featurize.spec import describe_spec, open_encoder
+from pipelines.featurize.write import FeatureSpecWorker, FeatureUnit
+from pipelines.shard.items import ItemTables, describe_medium
+from pipelines.shard.plan import key_range
+from schemas.corpus import CommitRecord, FeatureSet, Leaf, Manifest, ObjectEntry, ShardEntry
+from schemas.digest import canonical_json, digest_of, sha256_hex
+from schemas.errors import MismatchError
+from schemas.feature import FeatureSpec
+from schemas.recipe import Recipe
+from schemas.record import Modality
+
+FEATURE_FORMAT = 1
+"""Version of what a feature shard holds; part of every fingerprint."""
+BYTES_PER_HALF = 2
+
+
+def featurize(
+    recipe: Recipe, storage: Storage, engine: Engine, progress: Progress = no_progress
+) -> tuple[str, Manifest]:
+    """Encode the media of a sharded corpus; return the short digest of the spec and the new manifest.
+
+    Raises:
+        NotFoundError: when there is no corpus, or no encoder of that name.
+        MismatchError: when the corpus was made by another recipe, or has no sample shards yet.
+    """
+    manifest = load_manifest(storage)
+    if manifest.ingest_digest != recipe.ingest_digest or not manifest.shards:
+        raise MismatchError(
+            f"{storage.url} has no sample shards of the recipe {recipe.name!r} as it is now; "
+            "run `onetoken ingest` and `onetoken shard` with it first"
+        )
+    opened = open_encoder(recipe)
+    spec = describe_spec(recipe, opened)
+    units = plan_units(storage, manifest, spec)
+    records = [find_commit(storage, unit.name, unit.fingerprint) for unit in units]
+    waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
+    resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
+    worker = FeatureSpecWorker(storage, recipe, spec)
+    made = iter(run_in_order(engine, worker, waiting, "featurize", progress, resources))
+    records = [record or next(made) for record in records]
+    features = _describe_set(storage, recipe.encoder.model, spec, opened.encoder, units, records)
+    sets = manifest.features | {spec.short_digest: features}
+    manifest = manifest.model_copy(update={"features": sets})
+    publish_manifest(storage, manifest)
+    return spec.short_digest, manifest
+
+
+def plan_units(storage: Storage, manifest: Manifest, spec: FeatureSpec) -> list[FeatureUnit]:
+    """The leaves with media, with the fingerprints of their media under the spec."""
+    shards = {shard.name: shard for shard in manifest.shards}
+    tables = ItemTables(storage, manifest)
+    return [
+        FeatureUnit(leaf, shards[leaf.name], fingerprint_features(tables, leaf, spec))
+        for leaf in manifest.plan
+        if leaf.modality is not Modality.TEXT
+    ]
+
+
+def fingerprint_features(tables: ItemTables, leaf: Leaf, spec: FeatureSpec) -> str:
+    """Digest of all that decides the bytes of a feature shard."""
+    media = [
+        [item.key, describe_medium(item.medium)]
+        for item in tables.read_items(*key_range(leaf.prefix))
+        if item.modality is leaf.modality and item.medium
+    ]
+    return digest_of(["feature-shard", FEATURE_FORMAT, spec.digest, media])
+
+
+def _describe_set(
+    storage: Storage,
+    name: str,
+    spec: FeatureSpec,
+    encoder: VisionEncoder,
+    units: Sequence[FeatureUnit],
+    records: Sequence[CommitRecord],
+) -> FeatureSet:
+    folder = f"features/{spec.short_digest}"
+    num_views = sum(record.counts["views"] for record in records)
+    weights = encoder.last_layer_attention_weights()
+    shape = {"num_heads": str(weights.num_heads), "norm_epsilon": str(weights.norm_epsilon)}
+    attention = save_tensors(dict(weights.tensors), metadata=shape)
+    return FeatureSet(
+        spec=_put_spec(storage, folder, spec),
+        encoder=name,
+        attention=put_object(storage, folder, "attention", "safetensors", attention, num_rows=1),
+        shards=[_list_shard(unit, record) for unit, record in zip(units, records, strict=True)],
+        num_items=sum(record.counts["items"] for record in records),
+        num_views=num_views,
+        num_fp16_bytes=num_views * spec.encoder.num_patches * spec.encoder.width * BYTES_PER_HALF,
+        rejects=[reject for record in records for reject in record.rejects],
+    )
+
+
+def _put_spec(storage: Storage, folder: str, spec: FeatureSpec) -> ObjectEntry:
+    data = canonical_json(spec.model_dump(mode="json"))
+    path = f"{folder}/spec.json"
+    storage.put(path, BytesIO(data))
+    return ObjectEntry(path=path, sha256=sha256_hex(data), num_bytes=len(data), num_rows=1)
+
+
+def _list_shard(unit: FeatureUnit, record: CommitRecord) -> ShardEntry:
+    tar, index = record.objects
+    return ShardEntry(name=unit.leaf.name, tar=tar, index=index)

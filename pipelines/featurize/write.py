@@ -1,0 +1,205 @@
+"""One feature shard: the media of a sample shard through the encoder, once.
+
+    KEY.feat.bin   features of all views, see `operators.feature_file`
+    KEY.json       key, modality, media facts, frame times of clips
+
+No conversation is here: a feature shard is a function of (media, spec), so mending a text never touches it.
+Items whose media do not decode are rejects of the spec, named in the commit record; the others go on.
+
+Torch runs on one thread meanwhile: sums must not depend on how many cores a worker has. Media are read and
+encoded item by item; what is held is one batch of views and the features of the items in it.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from infra.storage import Storage
+from infra.tar import pack_index, write_shard
+from operators.codec import Codec, codec_named
+from operators.feature_file import pack_features
+from operators.preprocess import normalize_views
+from pipelines.commit import FIRST_WINS, commit, put_file, put_object
+from pipelines.featurize.batches import EncodedItem, Views, encode_items
+from pipelines.featurize.render import RenderedMedium, RenderPolicy, render_medium
+from pipelines.featurize.samples import StoredItem, read_sample_items
+from pipelines.featurize.spec import (
+    OpenedEncoder,
+    check_same_spec,
+    describe_spec,
+    open_encoder,
+    render_policy,
+)
+from schemas.corpus import CommitRecord, FeatureReject, Leaf, ShardEntry
+from schemas.digest import canonical_json
+from schemas.errors import RejectCode, SampleError, WorkError
+from schemas.feature import FeatureSpec
+from schemas.recipe import Recipe
+from schemas.record import MediumKind
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureUnit:
+    """A leaf to be encoded: its sample shard, and the fingerprint of its media under the spec."""
+
+    leaf: Leaf
+    shard: ShardEntry
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The name of a leaf among commits."""
+        return f"features-{self.leaf.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedItem:
+    """An item whose media decoded, on its way through the encoder."""
+
+    stored: StoredItem
+    media: tuple[RenderedMedium, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpecWorker:
+    """Builds the encoding function inside a worker."""
+
+    storage: Storage
+    recipe: Recipe
+    spec: FeatureSpec
+
+    def build(self) -> Callable[[FeatureUnit], CommitRecord]:
+        """See `WorkerSpec.build`.
+
+        Raises:
+            MismatchError: when this machine would make other features than the driver's.
+        """
+        opened = open_encoder(self.recipe)
+        check_same_spec(describe_spec(self.recipe, opened), self.spec)
+        opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+        return _ShardEncoder(self.storage, self.recipe, self.spec, opened).encode_shard
+
+
+@dataclass(slots=True)
+class _ShardEncoder:
+    storage: Storage
+    recipe: Recipe
+    spec: FeatureSpec
+    opened: OpenedEncoder
+    policy: RenderPolicy = field(init=False)
+    codec: Codec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.policy = render_policy(self.recipe, self.opened)
+        self.codec = codec_named(self.spec.codec.name, self.spec.codec.version)
+
+    def encode_shard(self, unit: FeatureUnit) -> CommitRecord:
+        """Encode the items of a leaf, write their shard and commit it."""
+        rejects: list[FeatureReject] = []
+        folder = f"features/{self.spec.short_digest}"
+        counts = {"items": 0, "views": 0}
+        with one_thread(), tempfile.TemporaryFile() as file:
+            written = write_shard(self._members(unit, rejects, counts), file)
+            tar = put_file(self.storage, folder, unit.leaf.name, "tar", file, written.sha256, counts["items"])
+        index = put_object(
+            self.storage, folder, unit.leaf.name, "idx", pack_index(written.members), len(written.members)
+        )
+        record = CommitRecord(
+            unit=unit.name,
+            fingerprint=unit.fingerprint,
+            objects=[tar, index],
+            counts=counts,
+            rejects=rejects,
+            environment=self._describe_environment(),
+        )
+        return commit(self.storage, record, when_beaten=FIRST_WINS)
+
+    def _members(
+        self, unit: FeatureUnit, rejects: list[FeatureReject], counts: dict[str, int]
+    ) -> Iterator[tuple[str, bytes]]:
+        items = self._render_items(unit, rejects)
+        for item in encode_items(items, self._encode, self.recipe.encoder.batch_size):
+            try:
+                packed = self._pack(item)
+            except SampleError as error:
+                rejects.append(_reject(item.owner.stored.key, error))
+                continue
+            counts["items"] += 1
+            counts["views"] += len(item.patches)
+            yield f"{item.owner.stored.key}.feat.bin", packed
+            yield f"{item.owner.stored.key}.json", describe_item(item.owner)
+
+    def _render_items(
+        self, unit: FeatureUnit, rejects: list[FeatureReject]
+    ) -> Iterator[tuple[RenderedItem, Views]]:
+        for stored, data in read_sample_items(self.storage, unit.shard):
+            try:
+                media = tuple(
+                    render_medium(medium_data, MediumKind(medium.kind), self.policy)
+                    for medium, medium_data in zip(stored.media, data, strict=True)
+                )
+            except SampleError as error:
+                rejects.append(_reject(stored.key, error))
+                continue
+            yield RenderedItem(stored, media), np.concatenate([medium.views for medium in media])
+
+    def _encode(
+        self, views: UInt8[np.ndarray, "views height width 3"]
+    ) -> tuple[Float[Tensor, "views patches hidden"], Float[Tensor, "views hidden"]]:
+        pixels = torch.as_tensor(normalize_views(views, self.policy.processor))
+        output = self.opened.encoder.encode_fixed(pixels, self.recipe.encoder.batch_size)
+        if output.class_row is None:
+            raise WorkError("the encoder gave no class row")
+        return output.patches.cpu(), output.class_row.cpu()
+
+    def _pack(self, item: EncodedItem[RenderedItem]) -> bytes:
+        if not bool(torch.isfinite(item.class_rows).all()):
+            raise SampleError(RejectCode.NOT_FINITE, "the class row of a view is not finite")
+        return pack_features(
+            [self.codec.encode_view(view) for view in item.patches],
+            item.class_rows.to(torch.float16),
+            media=[medium.shape for medium in item.owner.media],
+            codec=self.codec.name,
+            codec_version=self.codec.version,
+            num_patches=self.spec.encoder.num_patches,
+        )
+
+    def _describe_environment(self) -> dict[str, str]:
+        device = self.opened.encoder.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        batch_size = str(self.recipe.encoder.batch_size)
+        return {"device": name, "torch": torch.__version__, "batch_size": batch_size}
+
+
+def describe_item(item: RenderedItem) -> bytes:
+    """What stands in `KEY.json` of a feature shard: canonical, no conversation."""
+    media: list[dict[str, object]] = []
+    for stored, rendered in zip(item.stored.media, item.media, strict=True):
+        facts: dict[str, object] = msgspec.to_builtins(stored)
+        if rendered.frame_times_s:
+            facts["frame_times_s"] = [round(time_s, 6) for time_s in rendered.frame_times_s]
+            facts["num_damaged_packets"] = rendered.num_damaged_packets
+        media.append(facts)
+    return canonical_json({"key": item.stored.key, "modality": item.stored.modality, "media": media})
+
+
+@contextlib.contextmanager
+def one_thread() -> Generator[None]:
+    """Torch on one thread, for as long as the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _reject(key: str, error: SampleError) -> FeatureReject:
+    return FeatureReject(key=key, code=error.code.value, message=error.message)
