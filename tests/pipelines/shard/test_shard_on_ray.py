@@ -1,0 +1,31 @@
+"""Ray and the serial engine write the same corpus, byte for byte."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.ray_cluster import ray_cluster
+from infra.storage import LocalStorage
+from pipelines.engine import SerialEngine
+from pipelines.ingest.flow import ingest
+from pipelines.ray_engine import RayEngine
+from pipelines.shard.flow import shard
+
+pytestmark = pytest.mark.ray
+
+
+def read_all(root: Path) -> dict[str, bytes]:
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def test_ray_writes_what_the_serial_engine_writes(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.ingest.probe.FILES_PER_UNIT", 3)
+    with ray_cluster(num_cpus=2):
+        for name, engine in (("serial", SerialEngine()), ("ray", RayEngine())):
+            storage = LocalStorage(tmp_path / name)
+            ingest(tiny_recipe, storage, engine)
+            shard(tiny_recipe, storage, engine)
+    serial = read_all(tmp_path / "serial")
+    assert len(serial) > 20
+    assert read_all(tmp_path / "ray") == serial
