@@ -1,6 +1,7 @@
 """Ranged reads of features: the right views, no other bytes, and damage found and named."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_frames_are_spread_and_differ(num_frames: int, wanted: int) -> None:
     assert len(uniform) == min(num_frames, wanted)
     assert list(uniform) == sorted(set(uniform))
     assert 0 <= uniform[0] <= uniform[-1] < num_frames
-    gaps = [later - earlier for earlier, later in zip(uniform, uniform[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(uniform)]
     assert not gaps or max(gaps) - min(gaps) <= 1
     assert select_frames(num_frames, FramesConfig(max=wanted)) == tuple(range(num_frames))[:wanted]
 

@@ -87,24 +87,27 @@ def test_examples_carry_their_own_text_and_features(corpus: TinyCorpus) -> None:
     assert set(modalities) == set(Modality)
 
 
-@pytest.mark.parametrize("data", [DATA, MIXED])
-@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 3), (3, 4), (4, 1)])
-def test_resume_at_every_cut_on_other_ranks(
-    corpus: TinyCorpus, data: DataConfig, before: int, after: int
-) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "data"), [(1, 1, DATA), (1, 2, MIXED), (2, 3, MIXED), (3, 4, DATA), (4, 1, MIXED)]
+)
+def test_resume_on_other_ranks(corpus: TinyCorpus, before: int, after: int, data: DataConfig) -> None:
+    """Cuts in the middle of an epoch and at its border; after each the next steps, once all that follow."""
     whole = run(open_stream(corpus, data))
     firsts = [open_stream(corpus, data, rank=rank, world_size=before) for rank in range(before)]
     iterators = [iter(stream) for stream in firsts]
+    border = firsts[0].num_steps(0)
     begun: Steps = []
     num_cuts = 0
     for cut in range(len(whole)):
-        if cut % 4 == 0 or cut in (firsts[0].num_steps(0), firsts[0].num_steps(0) + 1):
+        if cut % 6 == 0 or cut in (border, border + 1, len(whole) - 1):
             state = firsts[0].state_dict()
             assert all(stream.state_dict() == state for stream in firsts)
             rests = [open_stream(corpus, data, rank=rank, world_size=after) for rank in range(after)]
             for stream in rests:
                 stream.load_state_dict(state)
-            assert begun + weave([run(stream) for stream in rests]) == whole
+            wanted = len(whole) if num_cuts == 2 else 5
+            following = weave([[names(step) for step in islice(stream, wanted)] for stream in rests])
+            assert following == whole[cut : cut + wanted]
             num_cuts += 1
         begun += weave([[names(next(iterator))] for iterator in iterators])
     assert begun == whole
@@ -209,7 +212,7 @@ def test_a_bad_shard_stops_and_the_printed_line_leaves_it_out(
 
 
 def test_missing_features_and_unknown_names(corpus: TinyCorpus) -> None:
-    with pytest.raises(ConfigError, match="no shard 'image-0x', did you mean 'image-0"):
+    with pytest.raises(ConfigError, match="no shard 'image-0x', did you mean 'image-"):
         open_stream(corpus, DataConfig(batch=6, micro_batch=2, exclude=("image-0x",)))
     with pytest.raises(ConfigError, match="did you mean 'captions'"):
         open_stream(corpus, DataConfig(batch=6, micro_batch=2, sources={"caption": 1.0}))
@@ -219,8 +222,8 @@ def test_missing_features_and_unknown_names(corpus: TinyCorpus) -> None:
     manifest = corpus.manifest.model_copy(update={"features": {corpus.spec: fewer}})
     with pytest.raises(NotFoundError, match="the first is image-00"):
         FeatureStream(corpus.storage, manifest, corpus.spec, DATA, seed=0)
+    every = tuple(leaf.name for leaf in corpus.manifest.plan)
     with pytest.raises(ConfigError, match="no example is left"):
-        every = tuple(leaf.name for leaf in corpus.manifest.plan)
         open_stream(corpus, DataConfig(batch=6, micro_batch=2, exclude=every))
 
 

@@ -21,8 +21,9 @@ from schemas.feature import (
     CodecIdentity,
     EncoderIdentity,
     FeatureSpec,
+    ImageRules,
     ProcessorValues,
-    VideoPolicy,
+    VideoRules,
 )
 from schemas.record import Modality
 
@@ -36,14 +37,25 @@ PREFIXES = {
 }
 SPEC = FeatureSpec(
     encoder=EncoderIdentity(
-        name="tiny", weights_sha256="0" * 64, layer=-2, num_patches=PATCHES, width=WIDTH, dtype="float32"
+        weights_sha256="0" * 64,
+        architecture="tiny",
+        layer=-2,
+        num_patches=PATCHES,
+        width=WIDTH,
+        dtype="float32",
     ),
     processor=ProcessorValues(),
+    image=ImageRules(
+        version="tiny",
+        max_pixels=1,
+        min_side_px=1,
+        max_aspect=1,
+        alpha_background=(0, 0, 0),
+        decoder="none",
+    ),
     image_views="hd4",
     aspect="pad",
-    image_policy="tiny",
-    image_decoder="none",
-    video=VideoPolicy(fps=1.0, uniform=None, max_frames=512, backend="pyav", backend_version="0"),
+    video=VideoRules(fps=1.0, uniform=None, max_frames=512, backend="pyav", decoder="none"),
     codec=CodecIdentity(name="fp16", version=1),
 )
 
@@ -127,6 +139,7 @@ def build_corpus(folder: Path, rejected: Sequence[int] = (), num_files: int = 2)
     )
     features = FeatureSet(
         spec=spec,
+        encoder="tiny",
         attention=spec,
         shards=shards,
         num_items=0,
@@ -159,7 +172,7 @@ def _make_items() -> tuple[Item, ...]:
     shapes = {
         Modality.IMAGE: [(MediumShape(1, 5),)],
         Modality.MULTI: [(MediumShape(1, 5), MediumShape(1, 5))],
-        Modality.VIDEO: [(MediumShape(6, 1),), (MediumShape(1, 1),), (MediumShape(200, 1),)],
+        Modality.VIDEO: [(MediumShape(frames, 1),) for frames in (6, 1, 200, 3, 9, 1, 4)],
         Modality.TEXT: [()],
     }
     items = [
