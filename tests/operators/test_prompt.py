@@ -264,6 +264,22 @@ def test_a_template_may_not_depend_on_the_day() -> None:
     assert show(prompt, tokenizer).startswith("{26 Jul 2024<|im_start|>")
 
 
+def test_tokenizers_that_put_a_space_before_every_stretch_get_one() -> None:
+    """As SentencePiece's: the space between header and answer is the one that the tokenizer adds itself."""
+    backend = Backend(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(special_tokens=["<unk>", *SPECIALS], vocab_size=90, show_progress=False)
+    backend.train_from_iterator([VICUNA_V1, "What? Red. USER: ASSISTANT: \n"], trainer)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, **names))
+    assert tokenizer.adds_space
+    prompt = ChatPrompter(tokenizer, 1000, VICUNA_V1).write_training([human("What?"), gpt("Red.")], 0)
+    learned = [label for label in prompt.labels if label != IGNORED_LABEL]
+    pieces = tokenizer.backend.convert_ids_to_tokens(learned)
+    assert "".join(pieces) == "▁Red.</s>"
+
+
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     backend = build_tokenizer(CHATML).backend
     backend.eos_token = None

@@ -1,0 +1,183 @@
+"""From a configuration or a checkpoint to a model and its prompts: the one place where weights come in.
+
+A language model is loaded by `from_pretrained`: safetensors, or pickles that torch reads with
+`weights_only=True`; never code from the model's folder. A weight that its files lack is an error here,
+where the library would draw it at random. Cost: a model built from a checkpoint is initialized first and
+then overwritten.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from operators.chat_prompt import build_prompter
+from operators.prompt import Prompter
+from operators.tokenizer import Tokenizer
+from pipelines.train.checkpoint import Checkpoint, load_weights, open_checkpoint
+from pipelines.train.model import OneTokenModel, build_model
+from pipelines.train.precision import cast_weights, dtype_of
+from pipelines.train.shape import ActivationPlan, ModelShape
+from schemas.errors import ConfigError, MismatchError
+from schemas.training import TrainConfig
+
+
+class Assembly(NamedTuple):
+    """A model and the prompts that it understands."""
+
+    model: OneTokenModel
+    tokenizer: Tokenizer
+    prompter: Prompter
+
+
+def assemble(config: TrainConfig, encoder_width: int) -> Assembly:
+    """A model to train, on the CPU: fresh, or begun from the checkpoint that `model.start_from` names.
+
+    Raises:
+        ConfigError: the language model or its tokenizer cannot be used.
+        MismatchError: `start_from` is of another language model, encoder or shape.
+        NotFoundError: there is no checkpoint at `start_from`.
+        CorruptError: files of that checkpoint changed.
+    """
+    if config.model.start_from is None:
+        llm = load_language_model(config.model.llm, _loading_dtype(config))
+        return _put_together(llm, load_tokenizer(config.model.llm), config, encoder_width)
+    start = open_checkpoint(Path(config.model.start_from))
+    _check_start(start, config, encoder_width)
+    assembly = _build_from_folder(start.folder, config, encoder_width)
+    load_weights(assembly.model, start, ("llm", "projector") if start.state.stage == 1 else None)
+    return assembly
+
+
+def restore(checkpoint: Checkpoint, *, to_train: bool) -> Assembly:
+    """The model of a checkpoint, on the CPU; not to train, all of it stands in the run's dtype."""
+    assembly = _build_from_folder(
+        checkpoint.folder, checkpoint.config, checkpoint.state.identity.encoder_width
+    )
+    if not to_train:
+        assembly.model.requires_grad_(False)
+        cast_weights(assembly.model, dtype_of(checkpoint.config.run))
+    load_weights(assembly.model, checkpoint)
+    return assembly
+
+
+def load_language_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A pretrained causal language model, by name or folder.
+
+    Raises:
+        ConfigError: it cannot be loaded, lacks weights, or is not built like Llama.
+    """
+    try:
+        with _quiet_library():
+            loaded = cast(Any, AutoModelForCausalLM).from_pretrained(
+                name, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"`model.llm: {name}` cannot be loaded: {error}") from error
+    llm, missing = cast(PreTrainedModel, loaded[0]), sorted(cast(set[str], loaded[1]["missing_keys"]))
+    if missing:
+        raise ConfigError(f"the files of `model.llm: {name}` lack weights: {', '.join(missing[:3])}")
+    check_language_model(llm, name)
+    return llm
+
+
+def check_language_model(llm: PreTrainedModel, name: str) -> None:
+    """Refuse a model that is not built like Llama.
+
+    Raises:
+        ConfigError: naming the parts that it lacks.
+    """
+    body = cast(object, llm.base_model)
+    lacking = [part for part in ("embed_tokens", "layers", "norm") if not hasattr(body, part)]
+    if lacking or llm.get_output_embeddings() is None:
+        missing = ", ".join(lacking) or "an output head"
+        raise ConfigError(
+            f"`model.llm: {name}` is a {type(llm).__name__} and lacks {missing}; use a model built like "
+            "Llama (Vicuna, Llama 3, TinyLlama, Mistral, Qwen2, Phi-3)"
+        )
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a language model, by name or folder.
+
+    Raises:
+        ConfigError: it cannot be loaded, or is no fast one with an end-of-sequence token.
+    """
+    try:
+        backend = cast(Any, AutoTokenizer).from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the tokenizer of `model.llm: {name}` cannot be loaded: {error}") from error
+    return Tokenizer(backend)
+
+
+@contextmanager
+def _quiet_library() -> Generator[None]:
+    """Loading is told by our own progress; what the library would warn of is an error here."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _build_from_folder(folder: Path, config: TrainConfig, encoder_width: int) -> Assembly:
+    """The model of a checkpoint's files, its weights still to be loaded."""
+    llm_config = cast(Any, AutoConfig).from_pretrained(folder / "llm", trust_remote_code=False)
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        llm = cast(Any, AutoModelForCausalLM).from_config(llm_config, dtype=_loading_dtype(config))
+    return _put_together(llm, load_tokenizer(str(folder / "tokenizer")), config, encoder_width)
+
+
+def _put_together(
+    llm: PreTrainedModel, tokenizer: Tokenizer, config: TrainConfig, encoder_width: int
+) -> Assembly:
+    num_rows, num_tokens = cast(Any, llm.get_input_embeddings()).weight.shape[0], len(tokenizer.backend)
+    if num_rows < num_tokens:
+        raise ConfigError(
+            f"the tokenizer knows {num_tokens} tokens and `model.llm: {config.model.llm}` {num_rows}; use "
+            "the tokenizer of that model"
+        )
+    prompter = build_prompter(tokenizer, config.stage, config.model.template, config.data.max_tokens)
+    shape = ModelShape(
+        encoder_width=encoder_width,
+        grid=config.model.grid,
+        num_prefusion_layers=config.model.prefusion.layers,
+        prefusion_init=config.model.prefusion.init,
+        positions=config.model.positions,
+    )
+    plan = ActivationPlan(
+        checkpoint=config.memory.checkpoint_layers, frames_per_chunk=config.memory.frames_per_chunk
+    )
+    model = build_model(llm, shape, config.stage, seed=config.run.seed, plan=plan)
+    cast_weights(model, dtype_of(config.run))
+    return Assembly(model, tokenizer, prompter)
+
+
+def _loading_dtype(config: TrainConfig) -> torch.dtype:
+    """Stage 2 trains the language model, in float32; stage 1 only reads it."""
+    return torch.float32 if config.stage == 2 else dtype_of(config.run)
+
+
+def _check_start(start: Checkpoint, config: TrainConfig, encoder_width: int) -> None:
+    there, here = start.config.model.llm, config.model.llm
+    if there != here:
+        raise MismatchError(f"{start.folder} was trained on `model.llm: {there}`, not {here}; name that one")
+    width = start.state.identity.encoder_width
+    if width != encoder_width:
+        raise MismatchError(
+            f"{start.folder} reads features of width {width}, those of this spec have {encoder_width}; use "
+            "features of the same encoder"
+        )
+    if config.stage < start.state.stage:
+        raise ConfigError(
+            f"stage 1 cannot start from {start.folder}, which is of stage 2; leave `start_from` out"
+        )
