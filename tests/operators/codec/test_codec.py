@@ -151,6 +151,16 @@ def test_outlier_tokens_come_back_as_fp16() -> None:
     assert (decoded[0] - view[0].half()).abs().max() < 16 / 255
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", sorted(CODECS))
+def test_a_gpu_writes_the_same_bytes(name: str) -> None:
+    views = [pinned_view(), *draw_views("severe", 2)]
+    assert [CODECS[name].encode_view(view.cuda()) for view in views] == [
+        CODECS[name].encode_view(view) for view in views
+    ]
+
+
 @pytest.mark.parametrize("name", sorted(STATISTICS))
 def test_int8_fidelity(name: str) -> None:
     views = draw_views(name, 3)
