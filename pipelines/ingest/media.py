@@ -56,7 +56,7 @@ class MediaReader:
         Raises:
             SampleError: as `MediaRoot.find`.
         """
-        return self._media[source].find(reference)
+        return self._folder(source).find(reference)
 
     def read(self, source: str, location: str, kind: MediumKind) -> bytes:
         """All bytes of a medium.
@@ -64,4 +64,9 @@ class MediaReader:
         Raises:
             SampleError: as `MediaRoot.read` and `EmbeddedMedia.read`.
         """
-        return self._media[source].read(location, kind)
+        return self._folder(source).read(location, kind)
+
+    def _folder(self, source: str) -> MediaRoot | EmbeddedMedia:
+        if source not in self._media:
+            raise ConfigError(f"source {source}: its records name media; give the source a media_root")
+        return self._media[source]

@@ -16,7 +16,7 @@ from pipelines.ingest.flow import ingest
 from pipelines.ingest.tables import read_examples, read_media
 from pipelines.shard.flow import shard
 from schemas.digest import canonical_json, sha256_hex
-from schemas.errors import MismatchError, NotFoundError
+from schemas.errors import ConfigError, MismatchError, NotFoundError
 from schemas.medium import item_key_of_media
 from schemas.recipe import ShardLimits
 
@@ -196,6 +196,12 @@ def test_another_recipe_is_refused(tiny_recipe, storage):
     with pytest.raises(NotFoundError, match="onetoken ingest"):
         shard(tiny_recipe, storage, SerialEngine())
     build_corpus(tiny_recipe, storage)
+    rootless = tiny_recipe.sources[0].model_copy(update={"media_root": None})
+    sources = [rootless, *tiny_recipe.sources[1:]]
+    elsewhere = LocalStorage(Path(storage.url) / "elsewhere")
+    ingest(tiny_recipe, elsewhere, SerialEngine())
+    with pytest.raises(ConfigError, match="give the source a media_root"):
+        shard(tiny_recipe.model_copy(update={"sources": sources}), elsewhere, SerialEngine())
     other = tiny_recipe.model_copy(update={"shards": ShardLimits(max_bytes=5000)})
     with pytest.raises(MismatchError, match="run `onetoken ingest` with it first"):
         shard(other, storage, SerialEngine())
