@@ -38,7 +38,7 @@ _NUM_CAPTIONS: Final = 90
 _NUM_CHATS: Final = 60
 _NUM_CLIPS: Final = 36
 _NUM_ONEVISION: Final = 24
-_RECORDS_PER_CLIP: Final = 7
+_RECORDS_PER_CLIP: Final = 5
 _RECORDS_PER_ONEVISION: Final = 5
 
 
@@ -55,7 +55,7 @@ class Folder:
 
 
 MIX_FOLDERS: Final = (
-    Folder("coco/train2017", 70, 9, 33000, 7, 12),
+    Folder("coco/train2017", 70, 10, 33000, 7, 12),
     Folder("gqa/images", 24, 5, 2350000, 37, 0),
     Folder("ocr_vqa/images", 16, 4, 1451670000, 613, 0),
     Folder("textvqa/train_images", 16, 4, 7001, 11, 0),
@@ -140,7 +140,7 @@ def render_videos(folder: Path, seed: int) -> RenderedSet:
         write_file(folder / f"videos/{video_id}{suffix}", encode_clip(clip, suffix))
         questions = [ask_clip(clip, kind) for kind in clip_kinds()]
         pairs = [(f"{question.text} {SHORT_ANSWER}", question.answer) for question in questions]
-        pairs += [("Describe the video.", describe_clip(clip)), *pairs]
+        pairs += [("Describe the video.", describe_clip(clip))]
         for number, (asked, answer) in enumerate(pairs[:_RECORDS_PER_CLIP]):
             leak = f"\n{NOISY_LABEL}" if (index + number) % 9 == 0 else ""
             rows.append(VideoRecord(asked, answer + leak, video_id))
@@ -212,15 +212,20 @@ def _instruct_folder(folder: Path, place: Folder, seed: int) -> list[LlavaRecord
 
 
 def _talk_about(picture: Picture, num_conversations: int, random: Random) -> list[list[LlavaTurn]]:
-    """Conversations over one picture: a long one, a description if there is room, then single questions."""
+    """Conversations over one picture: a description if there is room, single questions, questions in a row.
+
+    Questions in a row are shuffled: each kind comes first in some, as it does where it is asked alone.
+    """
     questions = [ask_picture(picture, kind, random) for kind in picture_kinds(picture)]
-    first, *later = questions
-    conversations = [talk(_ask_short(first), *((question.text, question.answer) for question in later))]
+    conversations: list[list[LlavaTurn]] = []
     if num_conversations > 4:
         request = _place("Describe the picture in detail.", is_last=random.random() < 0.5)
         conversations.append(talk((request, describe_picture(picture))))
-    conversations += [talk(_ask_short(question)) for question in islice(cycle(questions), num_conversations)]
-    return conversations[:num_conversations]
+    conversations += [talk(_ask_short(question)) for question in questions[: num_conversations // 4]]
+    while len(conversations) < num_conversations:
+        first, *later = random.sample(questions, 4)
+        conversations.append(talk(_ask_short(first), *((one.text, one.answer) for one in later)))
+    return conversations
 
 
 def _talk_about_region(picture: Picture) -> list[LlavaTurn]:
