@@ -23,7 +23,7 @@ class CheckpointState(StrictModel):
     format: Literal[1] = CHECKPOINT_FORMAT
     step: int
     """Optimizer steps taken."""
-    stream: dict[str, int]
+    stream: dict[str, int | str]
     """Position in the order of examples, as its source counts it."""
     stage: Literal[1, 2]
     identity: RunIdentity

@@ -53,7 +53,7 @@ class Snapshot:
     config: TrainConfig
     identity: RunIdentity
     step: int
-    stream: dict[str, int]
+    stream: dict[str, int | str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ examples. Leaves out: several GPUs; reading ahead, which is the source's work.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -42,15 +42,15 @@ class StepSource(Protocol):
     """Examples in training order. Its state counts steps handed out, not those read ahead."""
 
     def __iter__(self) -> Iterator[MicroBatches]:
-        """The steps from the current position on, epoch after epoch; each as micro-batches."""
+        """Steps from the position on, epoch after epoch; each in micro-batches, of which some may be empty."""
         ...
 
-    def state_dict(self) -> dict[str, int]:
-        """The position: `epoch`, and `step` in it."""
+    def state_dict(self) -> Mapping[str, int | str]:
+        """The position, `epoch` and `step` in it, and what else must agree when it is loaded."""
         ...
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a position."""
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go to a position; raises `MismatchError` when it is one of another order."""
         ...
 
 
@@ -123,7 +123,7 @@ def accumulate_gradients(
     """
     model = assembly.model
     device = model.token_embeddings.weight.device
-    batches = [collate_training(examples, assembly.prompter) for examples in micro_batches]
+    batches = [collate_training(examples, assembly.prompter) for examples in micro_batches if examples]
     num_labels = sum(_count_labels(batch) for batch in batches)
     loss = 0.0
     for batch in batches:
@@ -161,7 +161,7 @@ def _take_step(
     started_s = time.perf_counter()
     micro_batches = next(steps, None)
     waited_s = time.perf_counter() - started_s
-    if not micro_batches:
+    if micro_batches is None or not any(micro_batches):
         raise WorkError(f"the order of examples ended after {step} of {run.num_steps} steps")
     torch.manual_seed(run.config.run.seed * 1_000_003 + step)  # pyright: ignore[reportUnknownMemberType]
     gradients = accumulate_gradients(run.assembly, micro_batches, dtype_of(run.config.run))
@@ -172,7 +172,7 @@ def _take_step(
     optimizer.take_step(step)
     return StepReport(
         step=step + 1,
-        epoch=run.source.state_dict()["epoch"],
+        epoch=int(run.source.state_dict()["epoch"]),
         loss=gradients.loss,
         grad_norm=grad_norm,
         rates=optimizer.rates_at(step),
@@ -192,7 +192,7 @@ def _save(run: TrainingRun, optimizer: Optimizer, step: int) -> Path:
         config=run.config,
         identity=run.identity,
         step=step,
-        stream=run.source.state_dict(),
+        stream=dict(run.source.state_dict()),
     )
     out = Path(run.config.out)
     folder = write_checkpoint(out, snapshot)

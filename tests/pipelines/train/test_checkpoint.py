@@ -46,7 +46,7 @@ def test_what_stands_in_a_checkpoint(trained: Path) -> None:
     assert {"model.safetensors", "optimizer.safetensors", "config.yaml", "llm/config.json"} <= files
     assert {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"} <= files
     assert checkpoint.state.step == 2
-    assert checkpoint.state.stream == {"epoch": 0, "step": 2}
+    assert checkpoint.state.stream == {"epoch": 0, "step": 2, "order": "counted"}
     assert checkpoint.state.identity == IDENTITY
     assert checkpoint.config.recipe_digest == checkpoint.state.recipe_sha256
 

@@ -1,6 +1,6 @@
 """A language model of a few thousand weights on disk, and a task that it can learn: name the color."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -103,11 +103,12 @@ class CountedSteps:
     def example(self, index: int) -> TrainingExample:
         return color_example(index, frames=1 + index % 2, text_only=index % 7 == 6)
 
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "step": self.step}
+    def state_dict(self) -> dict[str, int | str]:
+        return {"epoch": self.epoch, "step": self.step, "order": "counted"}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.step = state["epoch"], state["step"]
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        assert state["order"] == "counted"
+        self.epoch, self.step = int(str(state["epoch"])), int(str(state["step"]))
 
 
 class CaptionSteps(CountedSteps):
