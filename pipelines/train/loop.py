@@ -42,7 +42,7 @@ class StepSource(Protocol):
     """Examples in training order. Its state counts steps handed out, not those read ahead."""
 
     def __iter__(self) -> Iterator[MicroBatches]:
-        """Steps from the position on, epoch after epoch; each in micro-batches, of which some may be empty."""
+        """Steps from the position on, epoch after epoch, each in micro-batches; some of them may be empty."""
         ...
 
     def state_dict(self) -> Mapping[str, int | str]:
