@@ -1,9 +1,13 @@
 """JSON lists and JSON lines, a row at a time, with the place of every fault.
 
-A list is walked lexically, strings and brackets only, to find where a row ends; each row is then parsed
-by itself. So a row that is balanced but no JSON (NaN, half a surrogate pair, bad UTF-8, a key that stands
-twice) costs that row alone, while an unbalanced one is fatal: where the next row begins would be a guess.
-The walk runs at some 60 MB/s and holds one row and one buffer.
+A list is cut into rows before it is parsed, each row by itself. So a row that is balanced but no JSON
+(NaN, half a surrogate pair, bad UTF-8, a key that stands twice) costs that row alone, while an unbalanced
+one is fatal: where the next row begins would be a guess.
+
+Where a row ends is guessed first: where the bytes between the last two rows come again (`},{"id"`, as the
+file spells it). If what stands before parses, the guess is right, for no JSON object is the beginning of
+another. If it does not, the row is walked, strings and brackets, at a tenth of the speed. One row and one
+buffer are held.
 
 `msgspec` parses: it refuses NaN and keeps whole numbers exact. It takes the last of two equal keys, as
 all fast parsers do, so keys are counted: a row must have as many as its text has strings followed by a
@@ -30,7 +34,10 @@ _SCALAR: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s,\[\]{}"]+', re.D
 _KEY: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(\s*:)?', re.DOTALL)
 _CLOSERS: Final = {ord("["): ord("]"), ord("{"): ord("}")}
 _QUOTE: Final = ord('"')
+_FIRST_KEY: Final = re.compile(rb'\{\s*"[^"\\]*"')
+_GUESS_BYTES: Final = 64 << 10
 _PARSE: Final = msgspec.json.Decoder().decode
+_CHECK: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,8 @@ class _Window:
         self._data = b""
         self._at = 0
         self._ended = False
+        self._last_end = -1
+        self._separator = b""
 
     def fail(self, what: str) -> None:
         """Stop with the place of a fault."""
@@ -133,13 +142,15 @@ class _Window:
     def take_value(self) -> bytes:
         """Go past one value and return its bytes."""
         self.peek()
-        while (end := self._find_end()) < 0:
+        guess = self._guess_end()
+        while (end := guess if guess > 0 else self._find_end()) < 0:
             if len(self._data) - self._at > MAX_ROW_BYTES:
                 self.fail(_too_long())
             if not self._grow():
                 self.fail("the file is cut in this row, or a quote or bracket is missing")
         raw = self._data[self._at : end]
         self._at = end
+        self._last_end = self._offset + end
         return raw
 
     def _grow(self) -> bool:
@@ -151,6 +162,28 @@ class _Window:
         self._at = 0
         self._ended = not more
         return bool(more)
+
+    def _guess_end(self) -> int:
+        """Where the value ends if the next separator ends it; -1 when it does not."""
+        closer = (
+            self._data.find(self._separator, self._at, self._at + _GUESS_BYTES) if self._separator else -1
+        )
+        if closer >= 0:
+            try:
+                _CHECK(memoryview(self._data)[self._at : closer + 1])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
+            else:
+                return closer + 1
+        self._learn_separator()
+        return -1
+
+    def _learn_separator(self) -> None:
+        """Keep the bytes from the end of the last row through the first key of this one."""
+        closer = self._last_end - 1 - self._offset
+        key = _FIRST_KEY.match(self._data, self._at)
+        if self._last_end > 0 and closer >= 0 and key and self._data[closer : closer + 1] == b"}":
+            self._separator = self._data[closer : key.end()]
 
     def _find_end(self) -> int:
         """Where the value that starts here ends; -1 when more has to be read to tell."""

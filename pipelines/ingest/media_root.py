@@ -42,7 +42,7 @@ def normalize_path(path: str) -> str:
         SampleError: UNSAFE_PATH when it could mean anything outside the media root.
     """
     pure = PurePosixPath(path)
-    if _UNSAFE.search(path) or pure.is_absolute() or ".." in pure.parts or not pure.parts:
+    if _UNSAFE.search(pure.as_posix()) or pure.is_absolute() or ".." in pure.parts or not pure.parts:
         raise SampleError(RejectCode.UNSAFE_PATH, f"{path!r} is no path below the media root")
     return pure.as_posix()
 

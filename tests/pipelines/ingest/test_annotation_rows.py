@@ -24,6 +24,11 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(nasty_text, inner, max_size=3),
     max_leaves=6,
 )
+alike = st.lists(
+    st.fixed_dictionaries({"id": values}, optional={"x": st.lists(st.fixed_dictionaries({"id": values}))}),
+    min_size=1,
+    max_size=8,
+)
 spellings = st.sampled_from(
     [{}, {"indent": 2}, {"separators": (",", ":")}, {"ensure_ascii": False}, {"separators": (" , ", " : ")}]
 )
@@ -45,7 +50,7 @@ def read_in_chunks(data, size):
         return list(read_array(io.BytesIO(data), "a.json"))
 
 
-@given(rows=st.lists(values, max_size=8), spelling=spellings, size=chunk_sizes)
+@given(rows=alike | st.lists(values, max_size=8), spelling=spellings, size=chunk_sizes)
 def test_a_list_reads_as_a_whole_parse_reads_it(rows, spelling, size):
     read_back = read_in_chunks(json.dumps(rows, **spelling).encode(), size)
     assert [row.value for row in read_back] == rows
@@ -54,7 +59,7 @@ def test_a_list_reads_as_a_whole_parse_reads_it(rows, spelling, size):
 
 
 @given(
-    rows=st.lists(st.dictionaries(nasty_text, nasty_text, max_size=3), min_size=1, max_size=5),
+    rows=alike | st.lists(st.dictionaries(nasty_text, nasty_text, max_size=3), min_size=1, max_size=5),
     size=chunk_sizes,
     place=st.floats(0, 1, exclude_max=True),
     mend=st.sampled_from([b"", b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\xff", b"x", b"\x00"]),
@@ -88,6 +93,21 @@ def _refuse_doubles(pairs):
     if len(dict(pairs)) < len(pairs):
         raise ValueError("double key")
     return dict(pairs)
+
+
+def test_most_rows_end_where_they_are_guessed_to_end():
+    rows = [{"id": n, "turns": [{"from": "a", "value": '"}, {"id"'}, {"id": n}]} for n in range(200)]
+    walked = []
+    real = json_rows._Window._find_end
+
+    def walk(window):
+        walked.append(window.row)
+        return real(window)
+
+    with patch.object(json_rows._Window, "_find_end", walk):
+        read_back = read_in_chunks(json.dumps(rows, indent=1).encode(), 1 << 18)
+    assert [row.value for row in read_back] == rows
+    assert len(walked) < 5
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def test_paths_find_files_exactly_or_by_stem(folder, reference, location):
         "..\\secret.jpg",
         "sub\\..\\..\\secret.jpg",
         "C:/windows/a.jpg",
+        "./C:/windows/a.jpg",
     ],
 )
 @pytest.mark.parametrize("by_stem", [False, True])
