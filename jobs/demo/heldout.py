@@ -16,14 +16,9 @@ from msgspec import UNSET
 from jobs.demo.language import SHORT_ANSWER, Question, QuestionKind, ask_clip, ask_picture
 from jobs.demo.layouts import HeldoutRecord, talk, write_json
 from jobs.demo.media import encode_clip, encode_picture, write_file
-from jobs.demo.scenes import Clip, Color, Direction, Pattern, Picture, Shape, seed_random
+from jobs.demo.scenes import Clip, Color, Direction, Picture, Shape, seed_random
 
-_PICTURE_KINDS: Final = (
-    QuestionKind.FIGURE,
-    QuestionKind.BACKGROUND,
-    QuestionKind.SHAPE,
-    QuestionKind.PATTERN,
-)
+_PICTURE_KINDS: Final = (QuestionKind.FIGURE, QuestionKind.BACKGROUND, QuestionKind.SHAPE)
 _CLIP_KINDS: Final = (QuestionKind.BALL, QuestionKind.FIRST_BACKGROUND, QuestionKind.LAST_BACKGROUND)
 _NUM_CLIPS: Final = 24
 
@@ -59,11 +54,10 @@ def render_heldout(folder: Path, seed: int) -> HeldoutSet:
 
 
 def balanced_pictures(random: Random) -> list[Picture]:
-    """One picture of every ordered pair of two colors, shapes and patterns dealt evenly."""
+    """One picture of every ordered pair of two colors, shapes dealt evenly."""
     colors = list(Color)
     pairs = [(ground, figure) for ground in colors for figure in colors if ground is not figure]
     shapes = _deal(list(Shape), len(pairs), random)
-    patterns = _deal(list(Pattern), len(pairs), random)
     return [
         Picture(
             width_px=320,
@@ -73,10 +67,9 @@ def balanced_pictures(random: Random) -> list[Picture]:
             shape=shape,
             center=(random.uniform(0.4, 0.6), random.uniform(0.4, 0.6)),
             radius=random.uniform(0.32, 0.4),
-            pattern=pattern,
             seed=random.getrandbits(32),
         )
-        for (ground, figure), shape, pattern in zip(pairs, shapes, patterns, strict=True)
+        for (ground, figure), shape in zip(pairs, shapes, strict=True)
     ]
 
 
