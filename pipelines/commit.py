@@ -25,6 +25,7 @@ from schemas.corpus import (
     ObjectEntry,
     Pointer,
     commit_path,
+    manifest_path,
     object_path,
 )
 from schemas.digest import canonical_json, sha256_hex
@@ -115,6 +116,26 @@ def load_manifest(storage: Storage) -> Manifest:
     if sha256_hex(data) != pointer.sha256:
         raise CorruptError(f"{storage.url}/{pointer.manifest} is damaged; restore it or build again")
     return parse_stored(data, Manifest, f"{storage.url}/{pointer.manifest}")
+
+
+def load_pinned_manifest(storage: Storage, sha256: str) -> Manifest:
+    """The manifest of this digest, in force or not: what a checkpoint was trained on.
+
+    Raises:
+        NotFoundError: when it is gone.
+        CorruptError: when its bytes are not those of the digest.
+    """
+    path = manifest_path(sha256)
+    try:
+        data = storage.read_bytes(path)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{storage.url} no longer holds the manifest {sha256[:16]} that this run was trained on; "
+            "start a new run"
+        ) from error
+    if sha256_hex(data) != sha256:
+        raise CorruptError(f"{storage.url}/{path} is damaged; restore it or start a new run")
+    return parse_stored(data, Manifest, f"{storage.url}/{path}")
 
 
 def publish_manifest(storage: Storage, manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from typing import Final, Literal
 
 from schemas.configuration import StrictModel
+from schemas.feature import FeatureSpec
 
 CHECKPOINT_FORMAT: Final = 1
 
@@ -12,9 +13,22 @@ class RunIdentity(StrictModel):
 
     manifest_sha256: str
     """Of the corpus manifest that the order of examples was worked out from."""
-    spec_sha256: str
-    """Of the feature spec."""
-    encoder_width: int
+    spec: FeatureSpec
+    """Of the features; here in full, so that a new picture can be encoded alike without the corpus."""
+    encoder: str
+    """The name or folder of the encoder; not compared, since it may have moved."""
+
+    @property
+    def encoder_width(self) -> int:
+        """Width of the features."""
+        return self.spec.encoder.width
+
+    @property
+    def compared_fields(self) -> dict[str, object]:
+        """What must agree, by name."""
+        fields: dict[str, object] = {"manifest_sha256": self.manifest_sha256}
+        fields.update((f"spec.{name}", value) for name, value in self.spec.model_dump(mode="json").items())
+        return fields
 
 
 class CheckpointState(StrictModel):

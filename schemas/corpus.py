@@ -119,7 +119,7 @@ class Manifest(StrictModel):
     @property
     def path(self) -> str:
         """Where the manifest lies below the corpus."""
-        return f"manifests/{self.digest}.json"
+        return manifest_path(self.digest)
 
     def to_bytes(self) -> bytes:
         """The bytes that are stored: what the digest covers."""
@@ -156,6 +156,11 @@ class CommitRecord(StrictModel):
     def path(self) -> str:
         """Where the record lies below the corpus."""
         return commit_path(self.unit, self.fingerprint)
+
+
+def manifest_path(sha256: str) -> str:
+    """Where the manifest of this digest lies below the corpus."""
+    return f"manifests/{sha256}.json"
 
 
 def commit_path(unit: str, fingerprint: str) -> str:

@@ -66,7 +66,7 @@ class SampleError(PipelineError):
     """One record or medium is unusable. `code` names the reason; the message says what was seen."""
 
     def __init__(self, code: RejectCode, message: str) -> None:
-        super().__init__(message)
+        super().__init__(f"{code.value}: {message}")
         self.code = code
         self.message = message
 

@@ -18,6 +18,7 @@ class ProcessorValues(StrictModel):
     resample: int = 3
     """Pillow's number of the filter; 3 is bicubic."""
     rescale_factor: float = 1 / 255
+    center_crop: bool = True
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 

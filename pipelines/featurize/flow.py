@@ -44,8 +44,8 @@ def featurize(
             f"{storage.url} has no sample shards of the recipe {recipe.name!r} as it is now; "
             "run `onetoken ingest` and `onetoken shard` with it first"
         )
-    opened = open_encoder(recipe)
-    spec = describe_spec(recipe, opened)
+    opened = open_encoder(recipe.encoder)
+    spec = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened)
     units = plan_units(storage, manifest, spec)
     records = [find_commit(storage, unit.name, unit.fingerprint) for unit in units]
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]

@@ -40,7 +40,9 @@ class RenderedMedium:
     shape: MediumShape
     frame_times_s: tuple[float, ...]
     """When a clip's frames were on display, after its first; empty for pictures."""
-    num_damaged_packets: int
+    num_damaged_packets: int = 0
+    backend: Backend | None = None
+    """Which reader gave a clip's frames; None for pictures."""
 
 
 def render_medium(data: bytes, kind: MediumKind, policy: RenderPolicy) -> RenderedMedium:
@@ -55,7 +57,7 @@ def render_medium(data: bytes, kind: MediumKind, policy: RenderPolicy) -> Render
 def _render_image(data: bytes, policy: RenderPolicy) -> RenderedMedium:
     image = decode_image(data, policy.image)
     views = render_views(image, plan_views(*image.size, policy.layout, policy.aspect), policy.processor)
-    return RenderedMedium(views, MediumShape(1, len(views)), (), 0)
+    return RenderedMedium(views, MediumShape(1, len(views)), ())
 
 
 def _render_video(data: bytes, policy: RenderPolicy) -> RenderedMedium:
@@ -67,5 +69,5 @@ def _render_video(data: bytes, policy: RenderPolicy) -> RenderedMedium:
         times_s.append(frame.time_s)
         views.append(render_views(image, plan_views(*image.size, "global", policy.aspect), policy.processor))
     return RenderedMedium(
-        np.concatenate(views), MediumShape(len(views), 1), tuple(times_s), report.num_damaged
+        np.concatenate(views), MediumShape(len(views), 1), tuple(times_s), report.num_damaged, report.backend
     )

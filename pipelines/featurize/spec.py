@@ -1,4 +1,4 @@
-"""The feature spec of a recipe: asked from the encoder and the installed decoders, not from names."""
+"""The feature spec: asked of the encoder and the installed decoders, not of names."""
 
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,39 +25,38 @@ from schemas.feature import (
     ProcessorValues,
     VideoRules,
 )
-from schemas.recipe import Recipe
+from schemas.recipe import EncoderConfig, VideoViews, ViewsConfig
 
 DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedEncoder:
-    """A recipe's encoder and the values of its image processor."""
+    """An encoder and the values of its image processor."""
 
     encoder: VisionEncoder
     processor: Processor
 
 
-def open_encoder(recipe: Recipe) -> OpenedEncoder:
-    """The recipe's encoder, on the CPU.
+def open_encoder(config: EncoderConfig) -> OpenedEncoder:
+    """An encoder, on the CPU.
 
     Raises:
         NotFoundError: no such folder or name.
         ConfigError: when it has no class token, which every cache keeps.
     """
-    config = recipe.encoder
     encoder = load_encoder(config.model, layer=config.layer, dtype=DTYPES[config.dtype])
     if not encoder.has_class_row:
         raise ConfigError(f"encoder {config.model!r} has no class token; use a CLIP tower")
     return OpenedEncoder(encoder, read_processor(config.model, encoder))
 
 
-def render_policy(recipe: Recipe, opened: OpenedEncoder) -> RenderPolicy:
-    """What decides the pixels of views under a recipe."""
-    video = recipe.views.video
+def render_policy(views: ViewsConfig, opened: OpenedEncoder) -> RenderPolicy:
+    """What decides the pixels of views."""
+    video = views.video
     return RenderPolicy(
-        layout=recipe.views.image,
-        aspect=recipe.views.aspect,
+        layout=views.image,
+        aspect=views.aspect,
         processor=opened.processor,
         image=DEFAULT_IMAGE_POLICY,
         frames=FramePolicy(fps=video.fps, uniform=video.uniform, max_frames=video.max_frames),
@@ -65,23 +64,25 @@ def render_policy(recipe: Recipe, opened: OpenedEncoder) -> RenderPolicy:
     )
 
 
-def describe_spec(recipe: Recipe, opened: OpenedEncoder) -> FeatureSpec:
-    """Everything that decides the bytes of a feature under a recipe, on this machine."""
-    codec = codec_named(recipe.codec)
-    encoder, video = opened.encoder, recipe.views.video
+def describe_spec(
+    views: ViewsConfig, config: EncoderConfig, codec_name: str, opened: OpenedEncoder
+) -> FeatureSpec:
+    """Everything that decides the bytes of a feature, on this machine."""
+    codec = codec_named(codec_name)
+    encoder, video = opened.encoder, views.video
     return FeatureSpec(
         encoder=EncoderIdentity(
             weights_sha256=encoder.compute_weights_digest(),
             architecture=encoder.architecture,
-            layer=recipe.encoder.layer,
+            layer=config.layer,
             num_patches=encoder.num_patches,
             width=encoder.width,
-            dtype=recipe.encoder.dtype,
+            dtype=config.dtype,
         ),
         processor=ProcessorValues.model_validate(asdict(opened.processor)),
         image=ImageRules.model_validate(asdict(DEFAULT_IMAGE_POLICY) | {"decoder": _describe_pillow()}),
-        image_views=recipe.views.image,
-        aspect=recipe.views.aspect,
+        image_views=views.image,
+        aspect=views.aspect,
         video=VideoRules(
             fps=video.fps,
             uniform=video.uniform,
@@ -93,6 +94,18 @@ def describe_spec(recipe: Recipe, opened: OpenedEncoder) -> FeatureSpec:
     )
 
 
+def settings_of(spec: FeatureSpec, model: str) -> tuple[ViewsConfig, EncoderConfig]:
+    """The settings that a spec was made with, for an encoder that lies at `model`."""
+    video = VideoViews(
+        fps=spec.video.fps,
+        uniform=spec.video.uniform,
+        max_frames=spec.video.max_frames,
+        backend=spec.video.backend,
+    )
+    views = ViewsConfig(image=spec.image_views, aspect=spec.aspect, video=video)
+    return views, EncoderConfig(model=model, layer=spec.encoder.layer, dtype=spec.encoder.dtype)
+
+
 def check_same_spec(found: FeatureSpec, expected: FeatureSpec) -> None:
     """Refuse to make features under another spec than the driver's.
 
@@ -101,13 +114,13 @@ def check_same_spec(found: FeatureSpec, expected: FeatureSpec) -> None:
     """
     theirs, ours = expected.model_dump(), found.model_dump()
     different = [
-        f"{name} is {ours[name]} here and {theirs[name]} there"
+        f"{name} is {ours[name]} here and {theirs[name]} wanted"
         for name in theirs
         if theirs[name] != ours[name]
     ]
     if different:
         raise MismatchError(
-            f"this machine would make other features than the driver: {'; '.join(different)}; "
+            f"this machine would make other features than those wanted: {'; '.join(different)}; "
             "install the same versions and weights on both"
         )
 

@@ -81,8 +81,9 @@ class FeatureSpecWorker:
         Raises:
             MismatchError: when this machine would make other features than the driver's.
         """
-        opened = open_encoder(self.recipe)
-        check_same_spec(describe_spec(self.recipe, opened), self.spec)
+        recipe = self.recipe
+        opened = open_encoder(recipe.encoder)
+        check_same_spec(describe_spec(recipe.views, recipe.encoder, recipe.codec, opened), self.spec)
         opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         return _ShardEncoder(self.storage, self.recipe, self.spec, opened).encode_shard
 
@@ -97,7 +98,7 @@ class _ShardEncoder:
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.policy = render_policy(self.recipe, self.opened)
+        self.policy = render_policy(self.recipe.views, self.opened)
         self.codec = codec_named(self.spec.codec.name, self.spec.codec.version)
 
     def encode_shard(self, unit: FeatureUnit) -> CommitRecord:
@@ -186,6 +187,7 @@ def describe_item(item: RenderedItem) -> bytes:
         if rendered.frame_times_s:
             facts["frame_times_s"] = [round(time_s, 6) for time_s in rendered.frame_times_s]
             facts["num_damaged_packets"] = rendered.num_damaged_packets
+            facts["backend"] = rendered.backend
         media.append(facts)
     return canonical_json({"key": item.stored.key, "modality": item.stored.modality, "media": media})
 

@@ -2,7 +2,8 @@
 
 A shard is a leaf of the plan in the manifest, so an example's shard follows from its item key by arithmetic
 and no index is read. Of a key the first 64 bits count. Left out, and counted: examples of items that the
-feature spec rejected, of excluded shards, and of sources that the mixture does not name.
+feature spec rejected, of excluded shards, of sources that the mixture does not name, and those that no prompt
+can be written of.
 
 Costs 17 bytes an example; every file of examples is read once and checked, one after the other.
 """
@@ -45,6 +46,8 @@ class Catalog:
     """Examples of excluded shards."""
     num_unused: int
     """Examples of sources that the mixture leaves out."""
+    num_unwritable: int
+    """Examples that no prompt can be written of."""
 
     def shard_of(self, row: int) -> int:
         """The shard that a row of the table lies in."""
@@ -70,7 +73,12 @@ class _Tree:
 
 
 def load_catalog(
-    storage: Storage, manifest: Manifest, spec: str, used_sources: frozenset[str], exclude: Sequence[str] = ()
+    storage: Storage,
+    manifest: Manifest,
+    spec: str,
+    used_sources: frozenset[str],
+    exclude: Sequence[str] = (),
+    unwritable: Sequence[int] = (),
 ) -> Catalog:
     """Read the narrow columns of all examples.
 
@@ -86,7 +94,7 @@ def load_catalog(
         raise ConfigError(f"{len(sources)} sources are more than the {MAX_SOURCES} that an order can mix")
     is_used = np.array([name in used_sources for name in sources], dtype=np.bool_)
     trees = [_grow_tree(manifest.plan, modality) for modality in MODALITIES]
-    collector = _Collector(features, excluded, is_used)
+    collector = _Collector(features, excluded, is_used, unwritable)
     for entry in manifest.examples:
         file = ExampleFile(read_object(storage, entry), entry.path)
         for columns in file.order_columns(sources, [modality.value for modality in MODALITIES]):
@@ -109,16 +117,21 @@ class _Collector:
     """Takes rows file by file and sorts them into shards at the end."""
 
     def __init__(
-        self, features: FeatureSet, excluded: frozenset[int], is_used: Bool[np.ndarray, " sources"]
+        self,
+        features: FeatureSet,
+        excluded: frozenset[int],
+        is_used: Bool[np.ndarray, " sources"],
+        unwritable: Sequence[int],
     ) -> None:
         rejected = [int(reject.key[:_KEY_DIGITS], 16) for reject in features.rejects]
         self._rejected = np.unique(np.array(rejected, dtype=np.uint64))
         self._featurized = {shard.name for shard in features.shards}
         self._excluded = np.array(sorted(excluded), dtype=np.int64)
         self._is_used = is_used
+        self._unwritable = np.unique(np.array(unwritable, dtype=np.uint64))
         self._parts: list[_Kept] = []
         self._num_rows = 0
-        self._num_rejected = self._num_excluded = self._num_unused = 0
+        self._num_rejected = self._num_excluded = self._num_unused = self._num_unwritable = 0
 
     def add(self, columns: OrderColumns, shards: Int64[np.ndarray, " rows"]) -> None:
         """Keep those rows that are trained on, and count the others."""
@@ -126,10 +139,13 @@ class _Collector:
         excluded = np.isin(shards, self._excluded) & ~unused
         is_text = columns.modalities == MODALITIES.index(Modality.TEXT)
         rejected = np.isin(columns.keys, self._rejected) & ~is_text & ~unused & ~excluded
+        left = ~(unused | excluded | rejected)
+        unwritable = np.isin(columns.ids, self._unwritable) & left
         self._num_unused += int(unused.sum())
         self._num_excluded += int(excluded.sum())
         self._num_rejected += int(rejected.sum())
-        kept = np.flatnonzero(~(unused | excluded | rejected))
+        self._num_unwritable += int(unwritable.sum())
+        kept = np.flatnonzero(left & ~unwritable)
         self._parts.append(
             _Kept(
                 ids=columns.ids[kept],
@@ -146,7 +162,8 @@ class _Collector:
         if not any(len(part.rows) for part in self._parts):
             raise ConfigError(
                 f"no example is left to train on: {self._num_unused} are of other sources, "
-                f"{self._num_excluded} in excluded shards, {self._num_rejected} without features"
+                f"{self._num_excluded} in excluded shards, {self._num_rejected} without features, "
+                f"{self._num_unwritable} that no prompt can be written of"
             )
         shards = np.concatenate([part.shards for part in self._parts])
         order = np.argsort(shards, kind="stable")
@@ -167,6 +184,7 @@ class _Collector:
             num_rejected=self._num_rejected,
             num_excluded=self._num_excluded,
             num_unused=self._num_unused,
+            num_unwritable=self._num_unwritable,
         )
 
     def _check_features(self, plan: Sequence[Leaf], sizes: Int64[np.ndarray, " shards"], spec: str) -> None:

@@ -45,6 +45,7 @@ class ExampleText:
     example_id: str
     source: str
     item_key: str
+    modality: str
     conversation: bytes
 
 
@@ -88,7 +89,7 @@ class ExampleFile:
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         for group in np.unique(groups):
             inside = rows[groups == group] - self._starts[group]
-            table = self._read(int(group), ["example_id", "source", "item_key", "conversation"])
+            table = self._read(int(group), ["example_id", "source", "item_key", "modality", "conversation"])
             taken = table.take(_arrow.array(inside))
             columns = [column.to_pylist() for column in taken.columns]
             texts += [ExampleText(*values) for values in zip(*columns, strict=True)]

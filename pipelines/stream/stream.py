@@ -14,7 +14,7 @@ of a step share is read twice.
 
 import difflib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -55,6 +55,7 @@ class FeatureStream:
         world_size: int = 1,
         num_epochs: int | None = None,
         num_threads: int = 0,
+        unwritable: Sequence[int] = (),
     ) -> None:
         """Plan the first epoch.
 
@@ -69,6 +70,7 @@ class FeatureStream:
             world_size: number of ranks.
             num_epochs: after so many the stream ends; None: never.
             num_threads: steps that are read ahead, one thread each; 0 reads when asked.
+            unwritable: examples to be left out, as `pipelines.stream.prompts` finds them.
 
         Raises:
             ConfigError: for unknown sources or shards, or when no example is left.
@@ -79,7 +81,7 @@ class FeatureStream:
         weights = scale_weights([source.name for source in manifest.sources], data.sources)
         used = frozenset(name for name, weight in weights.items() if weight > 0)
         self.reader = FeatureReader(storage, manifest, spec)
-        self.catalog: Catalog = load_catalog(storage, manifest, spec, used, data.exclude)
+        self.catalog: Catalog = load_catalog(storage, manifest, spec, used, data.exclude, unwritable)
         self._order = OrderConfig(
             seed=seed,
             micro_batch=data.micro_batch,
@@ -96,7 +98,15 @@ class FeatureStream:
         self._digests = {
             "manifest_digest": manifest.digest,
             "config_digest": digest_of(
-                [ORDER_VERSION, SHARDS_PER_BLOCK, spec, seed, views, data.model_dump(mode="json")]
+                [
+                    ORDER_VERSION,
+                    SHARDS_PER_BLOCK,
+                    spec,
+                    seed,
+                    views,
+                    data.model_dump(mode="json"),
+                    sorted(unwritable),
+                ]
             ),
         }
         self._epoch = self._step = 0

@@ -136,8 +136,8 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, identity: RunId
     Raises:
         MismatchError: naming every field that differs.
     """
-    then = checkpoint.config.recipe_fields | checkpoint.state.identity.model_dump()
-    now = config.recipe_fields | identity.model_dump()
+    then = checkpoint.config.recipe_fields | checkpoint.state.identity.compared_fields
+    now = config.recipe_fields | identity.compared_fields
     differences = [
         f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(then.keys() | now.keys())

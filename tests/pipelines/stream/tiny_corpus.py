@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
+from tiny_spec import tiny_spec
 
 from infra.storage import LocalStorage
 from infra.tar import pack_index, write_shard
@@ -17,14 +18,6 @@ from operators.feature_file import MediumShape, pack_features
 from pipelines.commit import put_object
 from schemas.corpus import FeatureReject, FeatureSet, Leaf, Manifest, ObjectEntry, ShardEntry, SourceTotals
 from schemas.digest import canonical_json, sha256_hex
-from schemas.feature import (
-    CodecIdentity,
-    EncoderIdentity,
-    FeatureSpec,
-    ImageRules,
-    ProcessorValues,
-    VideoRules,
-)
 from schemas.record import Modality
 
 PATCHES, WIDTH = 4, 8
@@ -35,29 +28,7 @@ PREFIXES = {
     Modality.VIDEO: ("0", "1"),
     Modality.TEXT: ("",),
 }
-SPEC = FeatureSpec(
-    encoder=EncoderIdentity(
-        weights_sha256="0" * 64,
-        architecture="tiny",
-        layer=-2,
-        num_patches=PATCHES,
-        width=WIDTH,
-        dtype="float32",
-    ),
-    processor=ProcessorValues(),
-    image=ImageRules(
-        version="tiny",
-        max_pixels=1,
-        min_side_px=1,
-        max_aspect=1,
-        alpha_background=(0, 0, 0),
-        decoder="none",
-    ),
-    image_views="hd4",
-    aspect="pad",
-    video=VideoRules(fps=1.0, uniform=None, max_frames=512, backend="pyav", decoder="none"),
-    codec=CodecIdentity(name="fp16", version=1),
-)
+SPEC = tiny_spec(PATCHES, WIDTH)
 
 
 @dataclass(frozen=True)

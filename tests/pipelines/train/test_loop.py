@@ -105,15 +105,16 @@ def test_a_killed_process_leaves_a_run_to_resume(llm: Path, tmp_path: Path) -> N
     straight = tiny_config(llm, tmp_path / "straight", run={"save_every": 2})
     losses_of(tiny_run(straight))
     script = (
-        "import os, signal, sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
+        "import os, signal, sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path; from tiny_training import tiny_config, tiny_run\n"
         "from pipelines.train.loop import train\n"
-        "run = tiny_run(tiny_config(Path(sys.argv[2]), Path(sys.argv[3]), run={'save_every': 2}))\n"
+        "run = tiny_run(tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), run={'save_every': 2}))\n"
         "train(run, None, lambda r: r.step == 5 and os.kill(os.getpid(), signal.SIGKILL))\n"
     )
     out = tmp_path / "killed"
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(llm), str(out)]
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), str(here), str(here.parent)])}
+    command = [sys.executable, "-c", script, str(llm), str(out)]
     killed = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     folder = latest_checkpoint(out)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from tiny_spec import tiny_spec
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -18,7 +19,7 @@ from schemas.training import TrainConfig
 
 WIDTH = 16
 COLORS = ("red", "blue", "tan", "olive")
-IDENTITY = RunIdentity(manifest_sha256="m" * 64, spec_sha256="s" * 64, encoder_width=WIDTH)
+IDENTITY = RunIdentity(manifest_sha256="m" * 64, spec=tiny_spec(576, WIDTH), encoder="tiny")
 CHATML = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -1,0 +1,89 @@
+"""`onetoken generate`: a trained checkpoint answers a question about a picture or clip."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.console import print_result
+from jobs.options import JsonOption
+from schemas.errors import ConfigError
+from schemas.record import MediumKind, Turn
+
+MAX_NEW_TOKENS = 128
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    app.command("generate", help="Answer a question about a picture or clip with a trained checkpoint.")(
+        generate_command
+    )
+
+
+def generate_command(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.", show_default=False)
+    ],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)],
+    image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="A picture.")] = None,
+    video: Annotated[Path | None, typer.Option("--video", metavar="FILE", help="A clip.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="NAME",
+            help="Where the encoder is now, if it moved since; its weights must be the same.",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", min=1, max=4096)
+    ] = MAX_NEW_TOKENS,
+    as_json: JsonOption = False,
+) -> int:
+    """See the help in the registration."""
+    kind, path = choose_medium(image, video)
+    text = answer_question(checkpoint, kind, path, question, encoder, max_new_tokens)
+    print_result([text], as_json, {"question": question, "answer": text})
+    return 0
+
+
+def choose_medium(image: Path | None, video: Path | None) -> tuple[MediumKind, Path]:
+    """The one medium that the question is about.
+
+    Raises:
+        ConfigError: when none or two are given, or the file is not there.
+    """
+    given = [(MediumKind.IMAGE, image), (MediumKind.VIDEO, video)]
+    media = [(kind, path) for kind, path in given if path is not None]
+    if len(media) != 1:
+        raise ConfigError("give either --image FILE or --video FILE")
+    kind, path = media[0]
+    if not path.is_file():
+        raise ConfigError(f"no file {path}")
+    return kind, path
+
+
+def answer_question(
+    checkpoint: Path, kind: MediumKind, path: Path, question: str, encoder: str | None, max_new_tokens: int
+) -> str:
+    """Encode the medium as the checkpoint's features were, and let the model answer.
+
+    Raises:
+        MismatchError: when this machine would make other features.
+        SampleError: when the medium does not decode.
+    """
+    from operators.batch import TrainingExample
+    from pipelines.featurize.single import MediumEncoder
+    from pipelines.train.answer import answer
+    from pipelines.train.assembly import restore
+    from pipelines.train.checkpoint import open_checkpoint
+    from pipelines.train.precision import choose_device
+
+    opened = open_checkpoint(checkpoint)
+    identity, run = opened.state.identity, opened.config.run
+    assembly = restore(opened, to_train=False)
+    assembly.model.to(choose_device(run))
+    features = MediumEncoder(identity.spec, encoder or identity.encoder).encode(path.read_bytes(), kind)
+    turn = Turn("human", f"{kind.placeholder}\n{question}")
+    example = TrainingExample("question", str(path), (turn,), (features,))
+    return answer(assembly, [example], max_new_tokens, run)[0]

@@ -1,0 +1,206 @@
+"""`onetoken train`: stage 1 or 2 from cached features."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.storage import Storage, open_storage
+from jobs.console import Reporter, print_result
+from jobs.options import JsonOption, read_configuration
+from schemas.corpus import Manifest
+from schemas.errors import ConfigError, ConflictError, NotFoundError
+from schemas.feature import FeatureSpec
+from schemas.training import TrainConfig
+
+if TYPE_CHECKING:
+    from pipelines.stream.stream import FeatureStream
+    from pipelines.train.assembly import Assembly
+    from pipelines.train.checkpoint import Checkpoint
+    from pipelines.train.metrics import StepReport
+
+READ_AHEAD_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a run ended with."""
+
+    checkpoint: Path
+    num_steps: int
+    first_loss: float | None
+    """Mean of the first tenth of the steps that were taken now; None when there was nothing left to do."""
+    last_loss: float | None
+    left_out: dict[str, int]
+    """Examples that were not trained on, by reason."""
+
+    def lines(self, stage: int) -> list[str]:
+        """The result in words."""
+        lines: list[str] = []
+        if self.left_out:
+            counts = ", ".join(f"{reason} {count}" for reason, count in self.left_out.items())
+            lines.append(f"  left out: {counts}")
+        if self.first_loss is None or self.last_loss is None:
+            lines.append(f"stage {stage}: complete already after {self.num_steps} steps: {self.checkpoint}")
+        else:
+            fall = f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}"
+            lines.append(f"stage {stage}: {self.num_steps} steps, {fall}, checkpoint {self.checkpoint}")
+        return lines
+
+    def values(self) -> dict[str, object]:
+        """The result as plain values."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "steps": self.num_steps,
+            "first_loss": self.first_loss,
+            "last_loss": self.last_loss,
+            "left_out": self.left_out,
+        }
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    app.command("train", help="Train stage 1 or 2 from cached features.")(train_command)
+
+
+def train_command(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="Training configuration in YAML.", show_default=False)
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint below `out`.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """See `HELP` in the registration."""
+    checked = read_configuration(config, TrainConfig)
+    with Reporter() as reporter:
+        result = run_training(checked, reporter, resume=resume)
+    print_result(result.lines(checked.stage), as_json, result.values())
+    return 0
+
+
+def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> TrainingResult:
+    """Train from a corpus's features, from the beginning or from the last checkpoint.
+
+    Raises:
+        ConflictError: when `out` holds checkpoints and `resume` is not asked for.
+    """
+    from pipelines.commit import load_manifest, load_pinned_manifest
+    from pipelines.train.assembly import assemble, restore
+    from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
+    from pipelines.train.loop import TrainingRun, train
+    from schemas.checkpoint import RunIdentity
+
+    storage, out = open_storage(config.corpus), Path(config.out)
+    found = latest_checkpoint(out)
+    if found is not None and not resume:
+        raise ConflictError(
+            f"{out} holds {found.name} already; pass --resume to go on, or choose another `out`"
+        )
+    checkpoint = open_checkpoint(found) if found else None
+    if checkpoint:
+        manifest = load_pinned_manifest(storage, checkpoint.state.identity.manifest_sha256)
+    else:
+        manifest = load_manifest(storage)
+    digest = choose_spec(manifest, config.spec, checkpoint)
+    spec = read_spec(storage, manifest, digest)
+    encoder = manifest.features[digest].encoder
+    identity = RunIdentity(manifest_sha256=manifest.digest, spec=spec, encoder=encoder)
+    reporter.say(f"stage {config.stage}: loading {config.model.llm}")
+    assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
+    stream, left_out = _open_stream(storage, manifest, digest, config, assembly)
+    num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
+    losses = _Losses(config.stage, num_steps, reporter)
+    run = TrainingRun(assembly=assembly, config=config, source=stream, identity=identity, num_steps=num_steps)
+    folder = train(run, checkpoint, losses)
+    return TrainingResult(folder, num_steps, losses.first, losses.last, left_out)
+
+
+def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None" = None) -> str:
+    """The short digest of the feature spec that a configuration means.
+
+    Raises:
+        NotFoundError: when the corpus has no such features.
+        ConfigError: when the digest's beginning fits several.
+    """
+    known = list(manifest.features)
+    if not known:
+        raise NotFoundError(f"the corpus {manifest.name!r} has no features; run `onetoken featurize` first")
+    if checkpoint:
+        wanted = checkpoint.state.identity.spec.digest
+    if wanted == "latest":
+        return known[-1]
+    fitting = [digest for digest in known if digest.startswith(wanted[:16])]
+    if not fitting:
+        raise NotFoundError(f"the corpus has no features of spec {wanted}; it has {', '.join(known)}")
+    if len(fitting) > 1:
+        raise ConfigError(f"spec {wanted} fits {', '.join(fitting)}; write more digits")
+    return fitting[0]
+
+
+def read_spec(storage: Storage, manifest: Manifest, digest: str) -> FeatureSpec:
+    """The feature spec of this short digest."""
+    from pipelines.commit import parse_stored, read_object
+
+    entry = manifest.features[digest].spec
+    return parse_stored(read_object(storage, entry), FeatureSpec, f"{storage.url}/{entry.path}")
+
+
+def _open_stream(
+    storage: Storage, manifest: Manifest, digest: str, config: TrainConfig, assembly: "Assembly"
+) -> "tuple[FeatureStream, dict[str, int]]":
+    from pipelines.stream.prompts import find_unwritable
+    from pipelines.stream.stream import FeatureStream
+
+    sources = config.data.sources or [source.name for source in manifest.sources]
+    unwritable = find_unwritable(storage, manifest, frozenset(sources), assembly.prompter)
+    stream = FeatureStream(
+        storage,
+        manifest,
+        digest,
+        config.data,
+        seed=config.run.seed,
+        views="whole" if config.stage == 1 else "all",
+        num_threads=READ_AHEAD_STEPS,
+        unwritable=unwritable.ids,
+    )
+    left_out = unwritable.counts | {
+        "rejected_media": stream.catalog.num_rejected,
+        "excluded_shards": stream.catalog.num_excluded,
+    }
+    return stream, {reason: count for reason, count in left_out.items() if count}
+
+
+class _Losses:
+    """Shows every step, and keeps what the summary needs."""
+
+    def __init__(self, stage: int, num_steps: int, reporter: Reporter) -> None:
+        self._stage = stage
+        self._num_steps = num_steps
+        self._reporter = reporter
+        self._losses: list[float] = []
+
+    def __call__(self, report: "StepReport") -> None:
+        self._losses.append(report.loss)
+        detail = f"loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s"
+        self._reporter.show(f"train stage {self._stage}", report.step, self._num_steps, detail)
+
+    @property
+    def first(self) -> float | None:
+        """Mean loss of the first tenth of the steps."""
+        return self._mean(self._losses[: self._tenth])
+
+    @property
+    def last(self) -> float | None:
+        """Mean loss of the last tenth of the steps."""
+        return self._mean(self._losses[-self._tenth :])
+
+    @property
+    def _tenth(self) -> int:
+        return max(1, len(self._losses) // 10)
+
+    @staticmethod
+    def _mean(losses: list[float]) -> float | None:
+        return sum(losses) / len(losses) if losses else None

@@ -1,0 +1,57 @@
+"""One medium by itself, encoded as a cache of the same spec holds it: for questions about new pictures.
+
+The features pass through the codec and back, so an answer does not depend on whether they come from the cache
+or from the encoder (tested: bit-equal).
+"""
+
+import torch
+
+from operators.batch import MediumFeatures
+from operators.codec import codec_named, decode_views
+from operators.preprocess import normalize_views
+from pipelines.featurize.render import render_medium
+from pipelines.featurize.spec import (
+    check_same_spec,
+    describe_spec,
+    open_encoder,
+    render_policy,
+    settings_of,
+)
+from pipelines.featurize.write import one_thread
+from schemas.feature import FeatureSpec
+from schemas.record import MediumKind
+
+BATCH_SIZE = 16
+
+
+class MediumEncoder:
+    """Encodes media under one feature spec, on the CPU or on CUDA where there is one."""
+
+    def __init__(self, spec: FeatureSpec, model: str) -> None:
+        """Open the encoder at `model`.
+
+        Raises:
+            NotFoundError: there is none.
+            MismatchError: its features would be others than those of the spec.
+        """
+        views, config = settings_of(spec, model)
+        opened = open_encoder(config)
+        check_same_spec(describe_spec(views, config, spec.codec.name, opened), spec)
+        self._encoder = opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._policy = render_policy(views, opened)
+        self._codec = codec_named(spec.codec.name, spec.codec.version)
+
+    def encode(self, data: bytes, kind: MediumKind) -> MediumFeatures:
+        """The features of a medium, from its encoded bytes.
+
+        Raises:
+            SampleError: when it does not decode, or its features are not finite.
+        """
+        with one_thread():
+            rendered = render_medium(data, kind, self._policy)
+            pixels = torch.as_tensor(normalize_views(rendered.views, self._policy.processor))
+            patches = self._encoder.encode_fixed(pixels, BATCH_SIZE).patches.cpu()
+            stored = [self._codec.encode_view(view) for view in patches]
+        decoded = decode_views(self._codec, stored, patches.shape[1], patches.shape[2])
+        shape = rendered.shape
+        return MediumFeatures(decoded.view(shape.num_frames, shape.views_per_frame, *decoded.shape[1:]))
