@@ -118,8 +118,8 @@ def test_instructions_have_the_published_shape(demo_corpus: DemoCorpus):
     )
     assert min(uses.values()) > 4
     lengths = Counter(len(row["conversations"]) for row in rows)
-    assert lengths[2] > 500
-    assert sum(count for length, count in lengths.items() if length > 2) > 100
+    assert lengths[2] > 300
+    assert sum(count for length, count in lengths.items() if length > 2) > 300
 
 
 def test_one_picture_lies_under_two_names(demo_corpus: DemoCorpus):
