@@ -74,6 +74,7 @@ def answer_question(
     """
     from operators.batch import TrainingExample
     from pipelines.featurize.single import MediumEncoder
+    from pipelines.stream.selection import select_features
     from pipelines.train.answer import answer
     from pipelines.train.assembly import restore
     from pipelines.train.checkpoint import open_checkpoint
@@ -83,7 +84,9 @@ def answer_question(
     identity, run = opened.state.identity, opened.config.run
     assembly = restore(opened, to_train=False)
     assembly.model.to(choose_device(run))
-    features = MediumEncoder(identity.spec, encoder or identity.encoder).encode(path.read_bytes(), kind)
+    encoded = MediumEncoder(identity.spec, encoder or identity.encoder).encode(path.read_bytes(), kind)
+    data = opened.config.data
+    features = select_features(encoded, data.views, data.frames)
     turn = Turn("human", f"{kind.placeholder}\n{question}")
     example = TrainingExample("question", str(path), (turn,), (features,))
     return answer(assembly, [example], max_new_tokens, run)[0]

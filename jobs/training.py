@@ -162,7 +162,6 @@ def _open_stream(
         digest,
         config.data,
         seed=config.run.seed,
-        views="whole" if config.stage == 1 else "all",
         num_threads=READ_AHEAD_STEPS,
         unwritable=unwritable.ids,
     )

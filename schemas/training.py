@@ -78,6 +78,8 @@ class DataConfig(StrictModel):
     """Examples that go through the model at once."""
     max_tokens: Annotated[int, Field(ge=8)] = 2048
     """Text tokens of an example; longer ones are left out and counted, never cut."""
+    views: Literal["whole", "all"] = "whole"
+    """Of a picture cached with its four crops: the whole picture alone, or all five views (stage 2, HD)."""
     frames: FramesConfig = FramesConfig()
     exclude: tuple[str, ...] = ()
     """Shards that the order leaves out, as printed when one cannot be read."""
@@ -156,6 +158,12 @@ class TrainConfig(StrictModel):
     run: RunConfig = RunConfig()
     out: str
     """Folder for checkpoints and metrics."""
+
+    @model_validator(mode="after")
+    def _crops_are_for_stage_2(self) -> "TrainConfig":
+        if self.stage == 1 and self.data.views == "all":
+            raise ValueError("stage 1 looks at whole pictures; leave `data.views` out")
+        return self
 
     @property
     def lr(self) -> float:

@@ -1,8 +1,8 @@
 """The trained demo model is asked what it has never seen, with the right pictures and with shuffled ones.
 
-An answer is right when it equals the expected one. Chance is one over the number of candidates, averaged over
-the questions. With shuffled pictures (each question gets the picture of the next one) the model can use
-nothing but the question: an accuracy above chance there would mean that the questions give answers away.
+An answer is right when it equals the expected one. Chance is one over the number of candidates, averaged
+over the questions. With shuffled pictures (each question gets that of another one of its kind) the model can
+use nothing but the question: an accuracy above chance there would mean that questions give answers away.
 """
 
 from collections import defaultdict
@@ -17,11 +17,12 @@ from jobs.console import Reporter
 from jobs.demo.layouts import HeldoutRecord
 from operators.batch import MediumFeatures, TrainingExample
 from pipelines.featurize.single import MediumEncoder
+from pipelines.stream.selection import select_features
 from pipelines.train.answer import answer
 from pipelines.train.assembly import Assembly, restore
 from pipelines.train.checkpoint import open_checkpoint
 from schemas.record import MediumKind, Turn
-from schemas.training import RunConfig
+from schemas.training import DataConfig, RunConfig
 
 BATCH_SIZE = 16
 MAX_NEW_TOKENS = 8
@@ -86,7 +87,7 @@ def ask_heldout(checkpoint: Path, folder: Path, reporter: Reporter) -> HeldoutRe
     opened = open_checkpoint(checkpoint)
     assembly = restore(opened, to_train=False)
     encoder = MediumEncoder(opened.state.identity.spec, opened.state.identity.encoder)
-    questions = read_questions(folder, encoder, reporter)
+    questions = read_questions(folder, encoder, opened.config.data, reporter)
     media = [question.medium for question in questions]
     answers = ask(assembly, opened.config.run, questions, media, reporter, "held-out questions")
     shuffled = ask(
@@ -105,8 +106,10 @@ def ask_heldout(checkpoint: Path, folder: Path, reporter: Reporter) -> HeldoutRe
     )
 
 
-def read_questions(folder: Path, encoder: MediumEncoder, reporter: Reporter) -> list[HeldoutQuestion]:
-    """The questions, each medium encoded once."""
+def read_questions(
+    folder: Path, encoder: MediumEncoder, data: DataConfig, reporter: Reporter
+) -> list[HeldoutQuestion]:
+    """The questions; each medium is encoded once, and seen as in training."""
     records = msgspec.json.decode((folder / "heldout.json").read_bytes(), type=list[HeldoutRecord])
     encoded: dict[str, MediumFeatures] = {}
     questions: list[HeldoutQuestion] = []
@@ -114,7 +117,8 @@ def read_questions(folder: Path, encoder: MediumEncoder, reporter: Reporter) -> 
         kind = MediumKind.IMAGE if isinstance(record.image, str) else MediumKind.VIDEO
         path = str(record.image if kind is MediumKind.IMAGE else record.video)
         if path not in encoded:
-            encoded[path] = encoder.encode((folder / path).read_bytes(), kind)
+            features = encoder.encode((folder / path).read_bytes(), kind)
+            encoded[path] = select_features(features, data.views, data.frames)
         question, expected = record.conversations
         turns = (Turn("human", question.value),)
         questions.append(
@@ -125,7 +129,7 @@ def read_questions(folder: Path, encoder: MediumEncoder, reporter: Reporter) -> 
 
 
 def shuffle_media(questions: Sequence[HeldoutQuestion]) -> list[MediumFeatures]:
-    """For each question the medium of another question of its kind, so that nothing but the picture is wrong."""
+    """For each question the medium of another one of its kind: nothing but the picture is wrong."""
     media: list[MediumFeatures] = []
     for question in questions:
         others = [other.medium for other in questions if other.kind == question.kind]
@@ -143,12 +147,11 @@ def ask(
     reporter: Reporter,
     stage: str,
 ) -> list[str]:
-    """The model's answers, in the order of the questions; pictures and clips are asked in batches of their own."""
-    shapes = [medium.patches.shape[1] for medium in media]
-    order = sorted(range(len(questions)), key=lambda index: shapes[index])
+    """The model's answers, in the order of the questions; pictures and clips are asked apart."""
+    num_views = [medium.patches.shape[1] for medium in media]
     answers: dict[int, str] = {}
-    for num_views in sorted(set(shapes)):
-        chosen = [index for index in order if shapes[index] == num_views]
+    for views in sorted(set(num_views)):
+        chosen = [index for index in range(len(questions)) if num_views[index] == views]
         for start in range(0, len(chosen), BATCH_SIZE):
             batch = chosen[start : start + BATCH_SIZE]
             examples = [

@@ -1,8 +1,8 @@
 """The demo from rendering to answers: writes what a user would write, then runs what a user would run.
 
 Under DIR: `data/` (the rendered sets), `encoder/` and `llm/` (small, seeded, random), `recipe.yaml`,
-`stage1.yaml`, `stage2.yaml`, `corpus/`, `runs/`. Data and models are rendered once; a second run goes on where
-the first one stopped, as every command does.
+`stage1.yaml`, `stage2.yaml`, `corpus/`, `runs/`. Data and models are rendered once; a second run goes on
+where the first one stopped, as every command does.
 """
 
 from pathlib import Path
@@ -13,9 +13,8 @@ from infra.storage import open_storage
 from jobs.console import Reporter
 from jobs.data import STAGES, run_stages
 from jobs.demo.corpus import render_demo_corpus
-from jobs.demo.encoder import write_demo_encoder
 from jobs.demo.heldout_answers import ask_heldout
-from jobs.demo.language_model import save_language_model
+from jobs.demo.models import write_models
 from jobs.demo.settings import demo_recipe, stage1_config, stage2_config
 from jobs.options import EngineName, open_engine, read_configuration
 from jobs.training import run_training
@@ -48,9 +47,8 @@ def write_inputs(out: Path) -> None:
     """Render data and models, once, and write recipe and configurations."""
     done = out / "data" / ".rendered"
     if not done.exists():
-        render_demo_corpus(out / "data", SEED)
-        write_demo_encoder(out / "encoder", seed=SEED)
-        save_language_model(out / "llm", seed=SEED)
+        corpus = render_demo_corpus(out / "data", SEED)
+        write_models(out / "encoder", out / "llm", corpus, SEED)
         done.touch()
     for name, content in (
         ("recipe", demo_recipe(out)),

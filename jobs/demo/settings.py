@@ -49,9 +49,9 @@ def stage1_config(out: Path) -> Document:
         "stage": 1,
         "out": str(out / "runs/stage1"),
         "model": {"llm": str(out / "llm")},
-        "data": {"sources": {"captions": 1.0}, "batch": 16, "micro_batch": 8},
-        "optimizer": {"lr": 1.0e-3},
-        "run": {"epochs": 2, "dtype": "float32", "device": "cpu", "threads": 2, "save_every": 100},
+        "data": {"sources": {"captions": 1.0}, "batch": 16, "micro_batch": 16},
+        "optimizer": {"lr": 1.2e-3},
+        "run": {"steps": 16, "dtype": "float32", "device": "cpu", "threads": 2, "save_every": 100},
     }
 
 
@@ -64,10 +64,15 @@ def stage2_config(out: Path) -> Document:
         "model": {
             "llm": str(out / "llm"),
             "grid": 1,
-            "prefusion": {"layers": 2, "init": "zero"},
+            "prefusion": {"layers": 1, "init": "zero"},
             "start_from": str(out / "runs/stage1"),
         },
-        "data": {"batch": 32, "micro_batch": 8},
-        "optimizer": {"lr": 2.0e-3, "projector_lr": 2.0e-3},
-        "run": {"epochs": 6, "dtype": "float32", "device": "cpu", "threads": 2, "save_every": 100},
+        "data": {
+            "sources": {"instructions": 1.0, "videos": 1.0, "onevision": 1.0},
+            "batch": 16,
+            "micro_batch": 16,
+            "frames": {"uniform": 3},
+        },
+        "optimizer": {"lr": 1.2e-3, "projector_lr": 1.2e-3, "warmup_share": 0.05},
+        "run": {"steps": 300, "dtype": "float32", "device": "cpu", "threads": 2, "save_every": 100},
     }

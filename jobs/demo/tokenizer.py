@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 VOCABULARY_SIZE: Final = 512
 MAX_LENGTH: Final = 2048
 
-_BEGIN, _END, _PAD = "<s>", "</s>", "<pad>"
-_SPECIAL: Final = (_PAD, _BEGIN, _END)
+BEGIN, END, PAD = "<s>", "</s>", "<pad>"
+_SPECIAL: Final = (PAD, BEGIN, END)
 _CHAT_TEMPLATE: Final = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
@@ -42,9 +42,9 @@ def train_tokenizer(
     tokenizer.train_from_iterator(texts, trainer)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=_BEGIN,
-        eos_token=_END,
-        pad_token=_PAD,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
         model_max_length=MAX_LENGTH,
         chat_template=_CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,

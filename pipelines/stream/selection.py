@@ -1,13 +1,14 @@
 """Which of an item's stored views an example needs: pure functions over counts.
 
-Stage 1 looks at whole pictures alone, which stand last in a frame; a clip may be thinned. What is not chosen
-is not read.
+The whole picture stands last in a frame and may be read alone; a clip may be thinned. What is not
+chosen is not read.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from operators.batch import MediumFeatures
 from operators.feature_file import MediumShape
 from schemas.training import FramesConfig
 
@@ -30,6 +31,16 @@ def select_frames(num_frames: int, config: FramesConfig) -> tuple[int, ...]:
     if config.uniform is None or config.uniform >= num_frames:
         return tuple(range(num_frames))
     return tuple((2 * part + 1) * num_frames // (2 * config.uniform) for part in range(config.uniform))
+
+
+def select_features(features: MediumFeatures, views: Views, frames: FramesConfig) -> MediumFeatures:
+    """The same choice from features that are at hand already."""
+    patches = features.patches
+    chosen = choose_views([MediumShape(patches.shape[0], patches.shape[1])], views, frames)[0]
+    kept = patches.flatten(0, 1)[list(chosen.views)]
+    return MediumFeatures(
+        kept.reshape(chosen.shape.num_frames, chosen.shape.views_per_frame, *kept.shape[1:])
+    )
 
 
 def choose_views(media: Sequence[MediumShape], views: Views, frames: FramesConfig) -> list[ChosenMedium]:

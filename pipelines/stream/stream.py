@@ -24,7 +24,6 @@ from pipelines.stream.catalog import Catalog, load_catalog
 from pipelines.stream.conversations import Conversations, parse_turns
 from pipelines.stream.order import EpochPlan, OrderConfig, Unit
 from pipelines.stream.reader import FeatureReader
-from pipelines.stream.selection import Views
 from schemas.corpus import Manifest
 from schemas.digest import digest_of
 from schemas.errors import ConfigError, CorruptError, MismatchError
@@ -50,7 +49,6 @@ class FeatureStream:
         data: DataConfig,
         *,
         seed: int,
-        views: Views = "all",
         rank: int = 0,
         world_size: int = 1,
         num_epochs: int | None = None,
@@ -63,9 +61,8 @@ class FeatureStream:
             storage: the corpus.
             manifest: of the corpus; the order is planned over it.
             spec: short digest of the feature spec.
-            data: sources with their weights, batch sizes, frames, excluded shards.
+            data: sources with their weights, batch sizes, views, frames, excluded shards.
             seed: of the order.
-            views: all, or the whole picture alone.
             rank: which of the ranks this is, from 0.
             world_size: number of ranks.
             num_epochs: after so many the stream ends; None: never.
@@ -91,7 +88,6 @@ class FeatureStream:
         )
         self._texts = Conversations(storage, manifest.examples, self.catalog, 2 * SHARDS_PER_BLOCK)
         self._data = data
-        self._views: Views = views
         self._rank, self._world_size = rank, world_size
         self._num_epochs = num_epochs
         self._num_threads = num_threads
@@ -103,7 +99,6 @@ class FeatureStream:
                     SHARDS_PER_BLOCK,
                     spec,
                     seed,
-                    views,
                     data.model_dump(mode="json"),
                     sorted(unwritable),
                 ]
@@ -194,7 +189,7 @@ class FeatureStream:
             return TrainingExample(text.example_id, text.source, turns, ())
         try:
             media = self.reader.read_item(
-                text.item_key, shard=shard.name, views=self._views, frames=self._data.frames
+                text.item_key, shard=shard.name, views=self._data.views, frames=self._data.frames
             )
         except CorruptError as error:
             excluded = ", ".join([*self._data.exclude, shard.name])

@@ -72,7 +72,8 @@ def test_an_epoch_has_every_usable_example_once(corpus: TinyCorpus) -> None:
 def test_examples_carry_their_own_text_and_features(corpus: TinyCorpus) -> None:
     examples = {example.id: example for example in corpus.examples}
     modalities: Counter[Modality] = Counter()
-    for step in open_stream(corpus, num_epochs=1):
+    data = DATA.model_copy(update={"views": "all"})
+    for step in open_stream(corpus, data, num_epochs=1):
         for batch in step:
             assert len({examples[found.example_id].item.modality for found in batch}) == 1
             for found in batch:
@@ -152,16 +153,17 @@ def test_sources_that_are_not_named_are_left_out(corpus: TinyCorpus) -> None:
     assert stream.catalog.num_unused == sum(example.source != "videos" for example in corpus.examples)
 
 
-def test_views_and_frames_are_chosen(corpus: TinyCorpus) -> None:
-    data = DataConfig(batch=6, micro_batch=2, frames=FramesConfig(max=3))
+@pytest.mark.parametrize(("views", "expected"), [("whole", {(1, 1), (3, 1)}), ("all", {(1, 5), (1, 1), (3, 1)})])
+def test_views_and_frames_are_chosen(corpus: TinyCorpus, views: str, expected: set) -> None:
+    data = DataConfig(batch=6, micro_batch=2, frames=FramesConfig(max=3), views=views)
     shapes = {
         tuple(medium.patches.shape[:2])
-        for step in open_stream(corpus, data, views="whole", num_epochs=1)
+        for step in open_stream(corpus, data, num_epochs=1)
         for batch in step
         for example in batch
         for medium in example.media
     }
-    assert shapes == {(1, 1), (3, 1)}
+    assert shapes == expected
 
 
 def test_one_file_or_many_is_the_same_order(corpus: TinyCorpus, tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_one_file_or_many_is_the_same_order(corpus: TinyCorpus, tmp_path: Path) 
     ("changes", "named"),
     [
         ({"seed": 4}, "config"),
-        ({"views": "whole"}, "config"),
+        ({"data": DATA.model_copy(update={"views": "all"})}, "config"),
         ({"data": MIXED}, "config"),
         ({"data": DataConfig(batch=6, micro_batch=2, exclude=("image-00",))}, "config"),
     ],
