@@ -153,7 +153,9 @@ def test_sources_that_are_not_named_are_left_out(corpus: TinyCorpus) -> None:
     assert stream.catalog.num_unused == sum(example.source != "videos" for example in corpus.examples)
 
 
-@pytest.mark.parametrize(("views", "expected"), [("whole", {(1, 1), (3, 1)}), ("all", {(1, 5), (1, 1), (3, 1)})])
+@pytest.mark.parametrize(
+    ("views", "expected"), [("whole", {(1, 1), (3, 1)}), ("all", {(1, 5), (1, 1), (3, 1)})]
+)
 def test_views_and_frames_are_chosen(corpus: TinyCorpus, views: str, expected: set) -> None:
     data = DataConfig(batch=6, micro_batch=2, frames=FramesConfig(max=3), views=views)
     shapes = {
