@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 finished but over
 
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 import typer
@@ -14,23 +15,28 @@ from schemas.errors import PipelineError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-app = typer.Typer(
-    name="onetoken",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models.",
-)
 
-
-def main() -> None:
-    """Run the command line and leave with its exit status."""
+def build_app() -> typer.Typer:
+    """The command line with all of its verbs."""
     from jobs import data, demo_command, generating, inspecting, training
 
+    app = typer.Typer(
+        name="onetoken",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models.",
+    )
     for module in (demo_command, data, training, generating, inspecting):
         module.register(app)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, by default with the process's arguments, and leave with its exit status."""
+    app = build_app()
     try:
-        status: object = app(standalone_mode=False)
+        status: object = app(arguments, prog_name="onetoken", standalone_mode=False)
     except click.exceptions.ClickException as error:
         error.show(sys.stderr)
         sys.exit(2)

@@ -41,12 +41,12 @@ class VideoRecord(Struct, frozen=True):
     video_id: str
 
 
-class HeldoutRecord(Struct, frozen=True):
+class HeldoutRecord(Struct, frozen=True, kw_only=True):
     """A held-out question: a LLaVA row with its kind and everything that could be answered."""
 
     id: str
-    image: str | UnsetType
-    video: str | UnsetType
+    image: str | UnsetType = UNSET
+    video: str | UnsetType = UNSET
     conversations: list[LlavaTurn]
     kind: str
     candidates: list[str]
