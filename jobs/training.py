@@ -1,5 +1,6 @@
 """`onetoken train`: stage 1 or 2 from cached features."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ from schemas.feature import FeatureSpec
 from schemas.training import TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipelines.stream.stream import FeatureStream
     from pipelines.train.assembly import Assembly
     from pipelines.train.checkpoint import Checkpoint
@@ -29,9 +32,10 @@ class TrainingResult:
 
     checkpoint: Path
     num_steps: int
-    first_loss: float | None
-    """Mean of the first tenth of the steps that were taken now; None when there was nothing left to do."""
-    last_loss: float | None
+    first_loss: float
+    """Mean over the first tenth of the logged steps."""
+    last_loss: float
+    """Mean over the last tenth."""
     left_out: dict[str, int]
     """Examples that were not trained on, by reason."""
 
@@ -41,11 +45,8 @@ class TrainingResult:
         if self.left_out:
             counts = ", ".join(f"{reason} {count}" for reason, count in self.left_out.items())
             lines.append(f"  left out: {counts}")
-        if self.first_loss is None or self.last_loss is None:
-            lines.append(f"stage {stage}: complete already after {self.num_steps} steps: {self.checkpoint}")
-        else:
-            fall = f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}"
-            lines.append(f"stage {stage}: {self.num_steps} steps, {fall}, checkpoint {self.checkpoint}")
+        fall = f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}"
+        lines.append(f"stage {stage}: {self.num_steps} steps, {fall}, checkpoint {self.checkpoint}")
         return lines
 
     def values(self) -> dict[str, object]:
@@ -112,10 +113,9 @@ def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> Tr
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
     stream, left_out = _open_stream(storage, manifest, digest, config, assembly)
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
-    losses = _Losses(config.stage, num_steps, reporter)
     run = TrainingRun(assembly=assembly, config=config, source=stream, identity=identity, num_steps=num_steps)
-    folder = train(run, checkpoint, losses)
-    return TrainingResult(folder, num_steps, losses.first, losses.last, left_out)
+    folder = train(run, checkpoint, _show_step(reporter, config.stage, num_steps))
+    return TrainingResult(folder, num_steps, *_mean_losses(out / "metrics.jsonl"), left_out)
 
 
 def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None" = None) -> str:
@@ -172,34 +172,16 @@ def _open_stream(
     return stream, {reason: count for reason, count in left_out.items() if count}
 
 
-class _Losses:
-    """Shows every step, and keeps what the summary needs."""
-
-    def __init__(self, stage: int, num_steps: int, reporter: Reporter) -> None:
-        self._stage = stage
-        self._num_steps = num_steps
-        self._reporter = reporter
-        self._losses: list[float] = []
-
-    def __call__(self, report: "StepReport") -> None:
-        self._losses.append(report.loss)
+def _show_step(reporter: Reporter, stage: int, num_steps: int) -> "Callable[[StepReport], None]":
+    def show(report: "StepReport") -> None:
         detail = f"loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s"
-        self._reporter.show(f"train stage {self._stage}", report.step, self._num_steps, detail)
+        reporter.show(f"train stage {stage}", report.step, num_steps, detail)
 
-    @property
-    def first(self) -> float | None:
-        """Mean loss of the first tenth of the steps."""
-        return self._mean(self._losses[: self._tenth])
+    return show
 
-    @property
-    def last(self) -> float | None:
-        """Mean loss of the last tenth of the steps."""
-        return self._mean(self._losses[-self._tenth :])
 
-    @property
-    def _tenth(self) -> int:
-        return max(1, len(self._losses) // 10)
-
-    @staticmethod
-    def _mean(losses: list[float]) -> float | None:
-        return sum(losses) / len(losses) if losses else None
+def _mean_losses(path: Path) -> tuple[float, float]:
+    """Mean loss of the first and of the last tenth of a run's logged steps."""
+    losses = [float(json.loads(line)["loss"]) for line in path.read_text("utf-8").splitlines()]
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth

@@ -51,7 +51,7 @@ def stage1_config(out: Path) -> Document:
         "model": {"llm": str(out / "llm")},
         "data": {"sources": {"captions": 1.0}, "batch": 16, "micro_batch": 16},
         "optimizer": {"lr": 1.2e-3},
-        "run": {"steps": 16, "dtype": "float32", "device": "cpu", "threads": 2, "save_every": 100},
+        "run": {"steps": 16, "dtype": "float32", "device": "cpu", "threads": 2, "log_every": 1},
     }
 
 
@@ -74,5 +74,5 @@ def stage2_config(out: Path) -> Document:
             "frames": {"uniform": 3},
         },
         "optimizer": {"lr": 1.2e-3, "projector_lr": 1.2e-3, "warmup_share": 0.05},
-        "run": {"steps": 300, "dtype": "float32", "device": "cpu", "threads": 2, "save_every": 100},
+        "run": {"steps": 300, "dtype": "float32", "device": "cpu", "threads": 2, "log_every": 1},
     }
