@@ -22,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/codespell $(SOURCES) docs README.md Makefile
+	$(BIN)/codespell $(SOURCES) README.md Makefile
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

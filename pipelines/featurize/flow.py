@@ -7,12 +7,10 @@ again. Leaves of text-only items have no features.
 from collections.abc import Sequence
 from io import BytesIO
 
-from safetensors.torch import save as save_tensors
-
 from infra.storage import Storage
-from operators.clip import VisionEncoder
 from pipelines.commit import find_commit, load_manifest, publish_manifest, put_object
 from pipelines.engine import Engine, Progress, Resources, no_progress, run_in_order
+from pipelines.featurize.attention import pack_attention
 from pipelines.featurize.spec import describe_spec, open_encoder
 from pipelines.featurize.write import FeatureSpecWorker, FeatureUnit
 from pipelines.shard.items import ItemTables, describe_medium
@@ -36,6 +34,7 @@ def featurize(
 
     Raises:
         NotFoundError: when there is no corpus, or no encoder of that name.
+        ConfigError: when the encoder has no class token, or no layer behind the chosen one.
         MismatchError: when the corpus was made by another recipe, or has no sample shards yet.
     """
     manifest = load_manifest(storage)
@@ -46,6 +45,7 @@ def featurize(
         )
     opened = open_encoder(recipe.encoder)
     spec = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened)
+    attention = pack_attention(opened.encoder.last_layer_attention_weights())
     units = plan_units(storage, manifest, spec)
     records = [find_commit(storage, unit.name, unit.fingerprint) for unit in units]
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
@@ -53,7 +53,7 @@ def featurize(
     worker = FeatureSpecWorker(storage, recipe, spec)
     made = iter(run_in_order(engine, worker, waiting, "featurize", progress, resources))
     records = [record or next(made) for record in records]
-    features = _describe_set(storage, recipe.encoder.model, spec, opened.encoder, units, records)
+    features = _describe_set(storage, recipe.encoder.model, spec, attention, units, records)
     sets = manifest.features | {spec.short_digest: features}
     manifest = manifest.model_copy(update={"features": sets})
     publish_manifest(storage, manifest)
@@ -85,15 +85,12 @@ def _describe_set(
     storage: Storage,
     name: str,
     spec: FeatureSpec,
-    encoder: VisionEncoder,
+    attention: bytes,
     units: Sequence[FeatureUnit],
     records: Sequence[CommitRecord],
 ) -> FeatureSet:
     folder = f"features/{spec.short_digest}"
     num_views = sum(record.counts["views"] for record in records)
-    weights = encoder.last_layer_attention_weights()
-    shape = {"num_heads": str(weights.num_heads), "norm_epsilon": str(weights.norm_epsilon)}
-    attention = save_tensors(dict(weights.tensors), metadata=shape)
     return FeatureSet(
         spec=_put_spec(storage, folder, spec),
         encoder=name,

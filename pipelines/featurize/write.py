@@ -161,11 +161,12 @@ class _ShardEncoder:
         return output.patches.cpu(), output.class_row.cpu()
 
     def _pack(self, item: EncodedItem[RenderedItem]) -> bytes:
-        if not bool(torch.isfinite(item.class_rows).all()):
-            raise SampleError(RejectCode.NOT_FINITE, "the class row of a view is not finite")
+        class_rows = item.class_rows.to(torch.float16)
+        if not bool(torch.isfinite(class_rows).all()):
+            raise SampleError(RejectCode.NOT_FINITE, "the class row of a view is not finite, or beyond fp16")
         return pack_features(
             [self.codec.encode_view(view) for view in item.patches],
-            item.class_rows.to(torch.float16),
+            class_rows,
             media=[medium.shape for medium in item.owner.media],
             codec=self.codec.name,
             codec_version=self.codec.version,
