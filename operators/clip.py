@@ -16,8 +16,7 @@ is never run. Weights that the file lacks would be filled at random by transform
 import dataclasses
 import hashlib
 import json
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Final, Literal, cast
 
 import torch
@@ -25,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.utils import logging as transformers_logging
 
 from operators.class_attention import AttentionWeights
+from operators.loading import quiet_transformers
 from operators.preprocess import CLIP_PROCESSOR, Processor, parse_processor
 from schemas.errors import ConfigError, CorruptError, NotFoundError
 
@@ -142,7 +141,7 @@ def load_encoder(
         ConfigError: a model of another kind, or no such layer.
         CorruptError: the file lacks weights.
     """
-    with _quiet_loading():
+    with quiet_transformers():
         try:
             config = _load_config(model)
             tower_class = _find_tower_class(config, model)
@@ -170,7 +169,7 @@ def read_processor(model: str, encoder: VisionEncoder) -> Processor:
     Raises:
         ConfigError: the processor does something that `operators.preprocess` does not, or another size.
     """
-    with _quiet_loading():
+    with quiet_transformers():
         try:
             loaded = CLIPImageProcessorPil.get_image_processor_dict(model)  # pyright: ignore[reportUnknownMemberType]
         except OSError:
@@ -231,18 +230,3 @@ def _describe_architecture(config: PreTrainedConfig) -> str:
 
 def _read_integer(config: PreTrainedConfig, name: str) -> int:
     return int(cast("int", getattr(config, name)))
-
-
-@contextmanager
-def _quiet_loading() -> Generator[None]:
-    """No progress bars and no report of the text tower's unused weights."""
-    verbosity = transformers_logging.get_verbosity()
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers_logging.enable_progress_bar()

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.utils import logging as transformers_logging
 
 SIZE_PX = 336
 PATCH_PX = 14

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from operators.loading import quiet_transformers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModelShape:
@@ -53,4 +55,5 @@ def save_language_model(
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
+    with quiet_transformers():
+        model.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]

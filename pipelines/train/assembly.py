@@ -6,16 +6,14 @@ where the library would draw it at random. Cost: a model built from a checkpoint
 then overwritten.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from operators.chat_prompt import build_prompter
+from operators.loading import quiet_transformers
 from operators.prompt import Prompter
 from operators.tokenizer import Tokenizer
 from pipelines.train.checkpoint import Checkpoint, load_weights, open_checkpoint
@@ -72,7 +70,7 @@ def load_language_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
         ConfigError: it cannot be loaded, lacks weights, or is not built like Llama.
     """
     try:
-        with _quiet_library():
+        with quiet_transformers():
             loaded = cast(Any, AutoModelForCausalLM).from_pretrained(
                 name, dtype=dtype, trust_remote_code=False, output_loading_info=True
             )
@@ -112,21 +110,6 @@ def load_tokenizer(name: str) -> Tokenizer:
     except (OSError, ValueError) as error:
         raise ConfigError(f"the tokenizer of `model.llm: {name}` cannot be loaded: {error}") from error
     return Tokenizer(backend)
-
-
-@contextmanager
-def _quiet_library() -> Generator[None]:
-    """Loading is told by our own progress; what the library would warn of is an error here."""
-    verbosity = transformers_logging.get_verbosity()
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _build_from_folder(folder: Path, config: TrainConfig, encoder_width: int) -> Assembly:
