@@ -31,6 +31,6 @@ def write_demo_encoder(folder: Path, *, seed: int, width: int = 64, num_layers: 
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": SIZE_PX}, crop_size={"height": SIZE_PX, "width": SIZE_PX}
     )
-    transformers_logging.disable_progress_bar()
-    tower.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
-    processor.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
+    with quiet_transformers():
+        tower.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
+        processor.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
