@@ -11,6 +11,8 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from operators.loading import quiet_transformers
+
 SIZE_PX = 336
 PATCH_PX = 14
 
