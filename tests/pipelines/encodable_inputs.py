@@ -61,12 +61,12 @@ def write_encoder(folder: Path, seed: int) -> None:
     CLIPImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=size).save_pretrained(folder)
 
 
-def make_recipe(folder: Path, *, encoder: str = "encoder", **changes: Any) -> Recipe:
+def make_recipe(folder: Path, *, encoder_name: str = "encoder", **changes: Any) -> Recipe:
     """The recipe over these inputs, with absolute paths."""
-    return build(recipe_values(folder, encoder) | changes, Recipe, "tiny")
+    return build(recipe_values(folder, encoder_name) | changes, Recipe, "tiny")
 
 
-def recipe_values(folder: Path, encoder: str = "encoder") -> dict[str, Any]:
+def recipe_values(folder: Path, encoder_name: str = "encoder") -> dict[str, Any]:
     """What stands in the recipe's YAML."""
     root = str(folder / "media")
     return {
@@ -85,7 +85,7 @@ def recipe_values(folder: Path, encoder: str = "encoder") -> dict[str, Any]:
                 "media_root": root,
             },
         ],
-        "encoder": {"model": str(folder / encoder), "dtype": "float32", "batch_size": 4},
+        "encoder": {"model": str(folder / encoder_name), "dtype": "float32", "batch_size": 4},
         "codec": "fp16",
         "shards": {"max_views": 20},
     }

@@ -162,7 +162,7 @@ def test_a_mended_encoder_name_finds_the_same_cache(own_inputs, featurized, tmp_
     shutil.copytree(featurized[0].url, tmp_path / "corpus")
     storage = LocalStorage(tmp_path / "corpus")
     (own_inputs / "encoder").rename(own_inputs / "elsewhere")
-    digest, manifest = featurize(make_recipe(own_inputs, encoder="elsewhere"), storage, SerialEngine())
+    digest, manifest = featurize(make_recipe(own_inputs, encoder_name="elsewhere"), storage, SerialEngine())
     assert digest == featurized[1]
     assert manifest.features[digest].shards == featurized[2].features[digest].shards
     assert encoded_counts == []
@@ -219,4 +219,4 @@ def test_what_is_not_there_is_named(recipe, inputs, tmp_path, new_corpus):
     with pytest.raises(MismatchError, match="onetoken shard"):
         featurize(recipe, empty, SerialEngine())
     with pytest.raises(NotFoundError, match="nowhere"):
-        featurize(make_recipe(inputs, encoder="nowhere"), new_corpus("here"), SerialEngine())
+        featurize(make_recipe(inputs, encoder_name="nowhere"), new_corpus("here"), SerialEngine())
