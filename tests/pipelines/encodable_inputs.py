@@ -2,7 +2,6 @@
 
 import io
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +142,8 @@ def make_clip(first_shade: int = 0) -> bytes:
     return file.getvalue()
 
 
-def make_broken_png() -> bytes:
-    """Header and end are right, checksums too; the compressed pixels are not."""
-    data = encode(draw(9, 30, 30), "PNG")
-    start = data.index(b"IDAT")
-    length = int.from_bytes(data[start - 4 : start], "big")
-    chunk = b"IDAT" + data[start + 4 : start + 4 + length // 2] + bytes(length - length // 2)
-    return data[:start] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + data[start + 8 + length :]
+def make_broken_gif() -> bytes:
+    """Header and end are right; the second half of the compressed pixels is not."""
+    data = encode(draw(9, 30, 30), "GIF")
+    half = len(data) // 2
+    return data[:half] + b"\xff" * (len(data) - half - 2) + data[-2:]
