@@ -92,13 +92,20 @@ def open_storage(url: str | Path) -> Storage:
     """The storage at a path or URL.
 
     Raises:
-        ConfigError: for a scheme that no storage is known for.
+        ConfigError: for a scheme that no storage is known for, or a path that can be no folder.
     """
     text = str(url)
     scheme, separator, _ = text.partition("://")
     if separator and scheme != "file":
         raise ConfigError(f"{text}: no storage for {scheme}://; use a local path")
-    return LocalStorage(Path(text.removeprefix("file://")))
+    path = text.removeprefix("file://")
+    if not path or "\0" in path:
+        raise ConfigError(f"{text!r} is no place for a corpus; name a folder")
+    root = Path(path).absolute()
+    nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{text}: {nearest} is a file; name a folder")
+    return LocalStorage(root)
 
 
 class LocalStorage:

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from jobs.console import say_error
 from schemas.errors import PipelineError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+INTERRUPTED_STATUS = 130
 
 
 def build_app() -> typer.Typer:
@@ -34,16 +35,15 @@ def build_app() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default with the process's arguments, and leave with its exit status."""
-    app = build_app()
     try:
-        status: object = app(arguments, prog_name="onetoken", standalone_mode=False)
-    except click.exceptions.ClickException as error:
-        error.show(sys.stderr)
-        sys.exit(2)
-    except click.exceptions.Abort:
-        say_error("stopped; what is committed stays, run the same command again to go on")
-        sys.exit(130)
+        build_app()(arguments, prog_name="onetoken")
     except PipelineError as error:
         say_error(str(error))
         sys.exit(error.exit_status)
-    sys.exit(status if isinstance(status, int) else 0)
+    except OSError as error:
+        say_error(f"{error}; what is committed stays, mend that and run the same command again")
+        sys.exit(PipelineError.exit_status)
+    except SystemExit as left:
+        if left.code == INTERRUPTED_STATUS:
+            say_error("stopped; what is committed stays, run the same command again to go on")
+        raise

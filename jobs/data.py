@@ -44,19 +44,20 @@ def register(app: typer.Typer) -> None:
     app.command("build", help=HELP["build"])(_command_of(STAGES))
 
 
-def _command_of(stages: Sequence[str]) -> Callable[..., int]:
+def _command_of(stages: Sequence[str]) -> Callable[..., None]:
     def command(
         recipe: RecipeArgument,
         corpus: CorpusOption,
         engine: EngineOption = EngineName.SERIAL,
         ray_address: RayAddressOption = None,
         as_json: JsonOption = False,
-    ) -> int:
+    ) -> None:
         checked = read_configuration(recipe, Recipe)
         with Reporter() as reporter, open_engine(engine, ray_address) as opened:
             lines, values, status = run_stages(stages, checked, open_storage(corpus), opened, reporter)
         print_result(lines, as_json, values)
-        return status
+        if status:
+            raise typer.Exit(status)
 
     return command
 

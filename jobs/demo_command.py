@@ -24,10 +24,9 @@ def demo_command(
         EngineName, typer.Option("--engine", help="Who does the work; the bytes are the same.")
     ] = EngineName.RAY,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """See the help in the registration."""
     from jobs.demo.run import run_demo
 
     lines, values = run_demo(out, engine)
     print_result(lines, as_json, values)
-    return 0

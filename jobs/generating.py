@@ -39,12 +39,11 @@ def generate_command(
         int, typer.Option("--max-new-tokens", metavar="N", min=1, max=4096)
     ] = MAX_NEW_TOKENS,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """See the help in the registration."""
     kind, path = choose_medium(image, video)
     text = answer_question(checkpoint, kind, path, question, encoder, max_new_tokens)
     print_result([text], as_json, {"question": question, "answer": text})
-    return 0
 
 
 def choose_medium(image: Path | None, video: Path | None) -> tuple[MediumKind, Path]:

@@ -33,11 +33,10 @@ def inspect_command(
     ],
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="An item of the shard.")] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """See the help in the registration."""
     lines, values = describe(path, key)
     print_result(lines, as_json, values)
-    return 0
 
 
 def describe(path: Path, key: str | None) -> Described:
@@ -122,10 +121,7 @@ def describe_features(data: bytes) -> Described:
     lines = [
         f"features: codec {header.codec} {header.codec_version}, {len(header.views)} views of "
         f"{header.num_patches} x {header.width}, checksums right",
-        *(
-            f"  medium {index}: {frames} frames of {views} views"
-            for index, (frames, views) in enumerate(media)
-        ),
+        *(f"  medium {index}: {shape}" for index, shape in enumerate(media)),
         "  mean patch norm by view: " + ", ".join(f"{norm:.3f}" for norm in norms),
     ]
     shape = [len(header.views), header.num_patches, header.width]

@@ -73,13 +73,12 @@ def train_command(
         bool, typer.Option("--resume", help="Go on from the last checkpoint below `out`.")
     ] = False,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """See `HELP` in the registration."""
     checked = read_configuration(config, TrainConfig)
     with Reporter() as reporter:
         result = run_training(checked, reporter, resume=resume)
     print_result(result.lines(checked.stage), as_json, result.values())
-    return 0
 
 
 def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> TrainingResult:

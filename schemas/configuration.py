@@ -1,6 +1,7 @@
 """YAML into checked models: safe loading, and errors that name the nearest known key.
 
-Aliases and duplicate keys are refused: the first make small files huge, the second hide a value.
+Aliases, tags and duplicate keys are refused: the first make small files huge, the second make values that
+are none of plain text, numbers, lists and maps, the third hide a value.
 """
 
 import difflib
@@ -28,6 +29,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no plain text", problem_mark=key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {key_node.value!r} stands twice", problem_mark=key_node.start_mark
@@ -36,13 +39,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _refuse_aliases(text: str) -> None:
+def _refuse_aliases_and_tags(text: str) -> None:
     scan: Any = yaml.scan  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     for token in scan(text, Loader=_StrictLoader):
         if isinstance(token, yaml.AliasToken):
             raise yaml.MarkedYAMLError(
                 problem=f"aliases (*{token.value}) are refused", problem_mark=token.start_mark
             )
+        if isinstance(token, yaml.TagToken):
+            raise yaml.MarkedYAMLError(problem="tags (!) are refused", problem_mark=token.start_mark)
 
 
 def parse_yaml(text: str, model: type[Model], where: str) -> Model:
@@ -52,9 +57,9 @@ def parse_yaml(text: str, model: type[Model], where: str) -> Model:
         ConfigError: for bad YAML, unknown keys (with the nearest known one) and bad values; `where` is named.
     """
     try:
-        _refuse_aliases(text)
+        _refuse_aliases_and_tags(text)
         value: object = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where}: not readable as YAML: {error}") from error
     return build(value, model, where)
 

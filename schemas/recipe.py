@@ -43,6 +43,7 @@ def _check_take(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
+Pattern = Annotated[str, Field(min_length=1)]
 ByteSize = Annotated[int, BeforeValidator(_parse_size), Field(gt=0), PlainSerializer(lambda size: size)]
 
 
@@ -51,7 +52,7 @@ class SourceConfig(StrictModel):
 
     name: Name
     format: Literal["llava", "video_chatgpt", "onevision"]
-    annotations: str | list[str]
+    annotations: Pattern | Annotated[list[Pattern], Field(min_length=1)]
     """A path, a glob, or a list of them; globs are read in sorted order."""
     media_root: str | None = None
     """Nothing outside it is ever opened."""
