@@ -7,7 +7,7 @@ import typer
 
 from jobs.console import print_result
 from jobs.options import JsonOption
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, SampleError
 from schemas.record import MediumKind, Turn
 
 MAX_NEW_TOKENS = 128
@@ -68,6 +68,7 @@ def answer_question(
     """Encode the medium as the checkpoint's features were, and let the model answer.
 
     Raises:
+        ConfigError: when nothing is asked.
         MismatchError: when this machine would make other features.
         SampleError: when the medium does not decode.
     """
@@ -79,11 +80,17 @@ def answer_question(
     from pipelines.train.checkpoint import open_checkpoint
     from pipelines.train.precision import choose_device
 
+    if not question.strip():
+        raise ConfigError("the question is empty; ask something")
     opened = open_checkpoint(checkpoint)
     identity, run = opened.state.identity, opened.config.run
     assembly = restore(opened, to_train=False)
     assembly.model.to(choose_device(run))
-    encoded = MediumEncoder(identity.spec, encoder or identity.encoder).encode(path.read_bytes(), kind)
+    medium_encoder = MediumEncoder(identity.spec, encoder or identity.encoder)
+    try:
+        encoded = medium_encoder.encode(path.read_bytes(), kind)
+    except SampleError as error:
+        raise SampleError(error.code, f"{path}: {error.message}") from error
     data = opened.config.data
     features = select_features(encoded, data.views, data.frames)
     turn = Turn("human", f"{kind.placeholder}\n{question}")

@@ -12,7 +12,7 @@ from infra.tar import Member, check_member, scan_tar
 from jobs.console import print_result
 from jobs.options import JsonOption
 from jobs.totals import feature_lines, feature_values, ingest_lines, ingest_values, shard_lines, shard_values
-from schemas.errors import ConfigError, NotFoundError
+from schemas.errors import ConfigError, NotFoundError, SampleError
 from schemas.record import MediumKind
 
 Described = tuple[list[str], Mapping[str, object]]
@@ -43,7 +43,8 @@ def describe(path: Path, key: str | None) -> Described:
     """What is at a path, in words and as plain values.
 
     Raises:
-        ConfigError: when there is nothing, or nothing that is known.
+        ConfigError: when there is nothing.
+        SampleError: for a medium that would be rejected, with the code.
     """
     if path.is_dir():
         return describe_corpus(path)
@@ -51,7 +52,10 @@ def describe(path: Path, key: str | None) -> Described:
         raise ConfigError(f"nothing is at {path}; give a corpus folder, a shard (.tar), or a picture or clip")
     if path.suffix == ".tar":
         return describe_item(path, key) if key else describe_shard(path)
-    return describe_medium(path.read_bytes(), path)
+    try:
+        return describe_medium(path.read_bytes(), path)
+    except SampleError as error:
+        raise SampleError(error.code, f"{path}: {error.message}") from error
 
 
 def describe_corpus(folder: Path) -> Described:

@@ -85,6 +85,7 @@ def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> Tr
     """Train from a corpus's features, from the beginning or from the last checkpoint.
 
     Raises:
+        ConfigError: when `out` is a file.
         ConflictError: when `out` holds checkpoints and `resume` is not asked for.
     """
     from pipelines.commit import load_manifest, load_pinned_manifest
@@ -94,6 +95,8 @@ def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> Tr
     from schemas.checkpoint import RunIdentity
 
     storage, out = open_storage(config.corpus), Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"`out: {out}` is a file; name a folder")
     found = latest_checkpoint(out)
     if found is not None and not resume:
         raise ConflictError(
