@@ -12,7 +12,7 @@ from infra.tar import Member, check_member, scan_tar
 from jobs.console import print_result
 from jobs.options import JsonOption
 from jobs.totals import feature_lines, feature_values, ingest_lines, ingest_values, shard_lines, shard_values
-from schemas.errors import ConfigError, NotFoundError, SampleError
+from schemas.errors import ConfigError, CorruptError, NotFoundError, SampleError
 from schemas.record import MediumKind
 
 Described = tuple[list[str], Mapping[str, object]]
@@ -170,7 +170,10 @@ def describe_medium(data: bytes, path: Path) -> Described:
 def _open_index(path: Path) -> dict[str, Member]:
     """Members by name, from the tar itself: the index is named by its own digest and need not be near."""
     with path.open("rb") as file:
-        return {member.name: member for member in scan_tar(file)}
+        try:
+            return {member.name: member for member in scan_tar(file)}
+        except CorruptError as error:
+            raise CorruptError(f"{path}: {error}") from error
 
 
 def _read_member(path: Path, member: Member) -> bytes:

@@ -2,22 +2,28 @@
 
 Under DIR: `data/` (the rendered sets), `encoder/` and `llm/` (small, seeded, random), `recipe.yaml`,
 `stage1.yaml`, `stage2.yaml`, `corpus/`, `runs/`. Data and models are rendered once; a second run goes on
-where the first one stopped, as every command does.
+where the first one stopped, as every command does. At the end the outcome is held against what the demo
+promises, so that a demo that learned nothing fails.
 """
 
+from collections import Counter, defaultdict
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from infra.storage import open_storage
 from jobs.console import Reporter
 from jobs.data import STAGES, run_stages
-from jobs.demo.corpus import render_demo_corpus
+from jobs.demo.corpus import DemoCorpus, render_demo_corpus
 from jobs.demo.heldout_answers import ask_heldout
 from jobs.demo.models import write_models
+from jobs.demo.promises import check_promises
 from jobs.demo.settings import demo_recipe, stage1_config, stage2_config
 from jobs.options import EngineName, open_engine, read_configuration
-from jobs.training import run_training
+from jobs.training import TrainingResult, run_training
+from pipelines.commit import load_manifest
+from schemas.errors import RejectCode
 from schemas.recipe import Recipe
 from schemas.training import TrainConfig
 
@@ -25,34 +31,56 @@ SEED = 0
 
 
 def run_demo(out: Path, engine_name: EngineName) -> tuple[list[str], dict[str, object]]:
-    """Run all of it below `out`; return the totals in words and as plain values."""
+    """Run all of it below `out`; return the totals in words and as plain values.
+
+    Raises:
+        WorkError: when the outcome is not what the demo promises.
+    """
     with Reporter() as reporter:
         reporter.say(f"rendering the demo's data, encoder and language model below {out}")
-        write_inputs(out)
+        planted = write_inputs(out)
         recipe = read_configuration(out / "recipe.yaml", Recipe)
         with open_engine(engine_name, None) as engine:
             lines, values, _ = run_stages(STAGES, recipe, open_storage(out / "corpus"), engine, reporter)
+        trained: list[TrainingResult] = []
         for stage in (1, 2):
             config = read_configuration(out / f"stage{stage}.yaml", TrainConfig)
             result = run_training(config, reporter, resume=True)
+            trained.append(result)
             lines += result.lines(stage)
             values[f"stage{stage}"] = result.values()
         answers = ask_heldout(out / "runs/stage2", out / "data/heldout", reporter)
         lines += answers.lines()
         values["heldout"] = answers.values()
+    sources = load_manifest(open_storage(out / "corpus")).sources
+    check_promises(planted, sources, trained, answers)
     return lines, values
 
 
-def write_inputs(out: Path) -> None:
-    """Render data and models, once, and write recipe and configurations."""
-    done = out / "data" / ".rendered"
-    if not done.exists():
+def write_inputs(out: Path) -> dict[str, dict[str, int]]:
+    """Render data and models, once, and write recipe and configurations.
+
+    Returns:
+        How many records have to be rejected, by source and code.
+    """
+    planted = out / "data/planted.json"
+    if not planted.exists():
         corpus = render_demo_corpus(out / "data", SEED)
         write_models(out / "encoder", out / "llm", corpus, SEED)
-        done.touch()
+        planted.write_bytes(msgspec.json.encode(count_planted_rejects(corpus)))
     for name, content in (
         ("recipe", demo_recipe(out)),
         ("stage1", stage1_config(out)),
         ("stage2", stage2_config(out)),
     ):
         (out / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return msgspec.json.decode(planted.read_bytes(), type=dict[str, dict[str, int]])
+
+
+def count_planted_rejects(corpus: DemoCorpus) -> dict[str, dict[str, int]]:
+    """How many records ingest has to reject, by source and code."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for fault in corpus.faults:
+        if isinstance(fault.outcome, RejectCode):
+            counts[fault.source][fault.outcome.value] += 1
+    return {source: dict(codes) for source, codes in counts.items()}

@@ -337,7 +337,7 @@ def test_inspect_tells_what_it_can_show(trained, tmp_path):
 
 def test_the_installed_program_says_the_same(tmp_path):
     command = [Path(sys.executable).with_name("onetoken"), "ingest", "none.yaml", "--corpus", "corpus"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (USAGE, "")
     assert ended.stderr.startswith("error: cannot read none.yaml")
     assert "Traceback" not in ended.stderr
