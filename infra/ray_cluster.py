@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
         ConfigError: when this process is connected to Ray already.
     """
     folder = None if address else Path(tempfile.mkdtemp(prefix="ot-"))
+    before = dict(os.environ)
     if folder:
         os.environ.update(_local_environment(folder))
     ray: Any = importlib.import_module("ray")
@@ -56,6 +57,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
     finally:
         ray.shutdown()
         if folder:
+            _restore_environment(before, _local_environment(folder))
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -68,6 +70,15 @@ def _local_environment(folder: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_TMPDIR": str(folder),
     }
+
+
+def _restore_environment(before: Mapping[str, str], changed: Iterable[str]) -> None:
+    """Undo what starting a cluster set, so that a cluster joined later does not meet a token of this one."""
+    for name in changed:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            os.environ.pop(name, None)
 
 
 def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - Ray is loaded only when it is used
@@ -117,5 +128,5 @@ def check_source(expected: str) -> None:
     if found != expected:
         raise MismatchError(
             f"this worker runs other code ({found[:12]}) than the driver ({expected[:12]}); "
-            "install the same release on every machine or ship it with --working-dir"
+            "install the same release on every machine or ship it with `ray job submit --working-dir .`"
         )

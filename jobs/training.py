@@ -10,6 +10,7 @@ import typer
 from infra.storage import Storage, open_storage
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, read_configuration
+from jobs.totals import in_counts
 from schemas.corpus import Manifest
 from schemas.errors import ConfigError, ConflictError, NotFoundError
 from schemas.feature import FeatureSpec
@@ -43,8 +44,7 @@ class TrainingResult:
         """The result in words."""
         lines: list[str] = []
         if self.left_out:
-            counts = ", ".join(f"{reason} {count}" for reason, count in self.left_out.items())
-            lines.append(f"  left out: {counts}")
+            lines.append(f"  left out: {in_counts(self.left_out)}")
         fall = f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}"
         lines.append(f"stage {stage}: {self.num_steps} steps, {fall}, checkpoint {self.checkpoint}")
         return lines
@@ -74,7 +74,7 @@ def train_command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """See `HELP` in the registration."""
+    """See the help in the registration."""
     checked = read_configuration(config, TrainConfig)
     with Reporter() as reporter:
         result = run_training(checked, reporter, resume=resume)
@@ -113,7 +113,7 @@ def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> Tr
     identity = RunIdentity(manifest_sha256=manifest.digest, spec=spec, encoder=encoder)
     reporter.say(f"stage {config.stage}: loading {config.model.llm}")
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
-    stream, left_out = _open_stream(storage, manifest, digest, config, assembly)
+    stream, left_out = _open_stream(storage, manifest, digest, config, assembly, reporter)
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
     run = TrainingRun(assembly=assembly, config=config, source=stream, identity=identity, num_steps=num_steps)
     folder = train(run, checkpoint, _show_step(reporter, config.stage, num_steps))
@@ -127,13 +127,13 @@ def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None"
         NotFoundError: when the corpus has no such features.
         ConfigError: when the digest's beginning fits several.
     """
-    known = list(manifest.features)
-    if not known:
+    known, latest = list(manifest.features), manifest.latest_spec
+    if latest is None:
         raise NotFoundError(f"the corpus {manifest.name!r} has no features; run `onetoken featurize` first")
     if checkpoint:
         wanted = checkpoint.state.identity.spec.digest
     if wanted == "latest":
-        return known[-1]
+        return latest
     fitting = [digest for digest in known if digest.startswith(wanted[:16])]
     if not fitting:
         raise NotFoundError(f"the corpus has no features of spec {wanted}; it has {', '.join(known)}")
@@ -151,7 +151,12 @@ def read_spec(storage: Storage, manifest: Manifest, digest: str) -> FeatureSpec:
 
 
 def _open_stream(
-    storage: Storage, manifest: Manifest, digest: str, config: TrainConfig, assembly: "Assembly"
+    storage: Storage,
+    manifest: Manifest,
+    digest: str,
+    config: TrainConfig,
+    assembly: "Assembly",
+    reporter: Reporter,
 ) -> "tuple[FeatureStream, dict[str, int]]":
     from pipelines.stream.prompts import find_unwritable
     from pipelines.stream.stream import FeatureStream
@@ -167,10 +172,13 @@ def _open_stream(
         num_threads=READ_AHEAD_STEPS,
         unwritable=unwritable.ids,
     )
-    left_out = unwritable.counts | {
+    left_out = {
+        "no_prompt": stream.catalog.num_unwritable,
         "rejected_media": stream.catalog.num_rejected,
         "excluded_shards": stream.catalog.num_excluded,
     }
+    if unwritable.counts:
+        reporter.say(f"no prompt can be written of some examples: {in_counts(unwritable.counts)}")
     return stream, {reason: count for reason, count in left_out.items() if count}
 
 

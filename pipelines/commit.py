@@ -10,7 +10,7 @@ made again with the same bytes. Two workers may finish the same unit: one commit
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pydantic import ValidationError
@@ -68,18 +68,16 @@ def read_object(storage: Storage, entry: ObjectEntry) -> bytes:
 
 def find_commit(storage: Storage, unit: str, fingerprint: str) -> CommitRecord | None:
     """The commit record of a unit, if it is done and its objects are there."""
-    path = commit_path(unit, fingerprint)
-    try:
-        record = parse_stored(storage.read_bytes(path), CommitRecord, f"{storage.url}/{path}")
-    except NotFoundError:
-        return None
-    if record.fingerprint != fingerprint:
-        raise CorruptError(f"{storage.url}/{path} is the record of another unit; delete it")
-    return record if all(storage.exists(entry.path) for entry in record.objects) else None
+    for record in _list_records(storage, unit, fingerprint):
+        if all(storage.exists(entry.path) for entry in record.objects):
+            return record
+    return None
 
 
 def commit(storage: Storage, record: CommitRecord, when_beaten: str = MUST_AGREE) -> CommitRecord:
     """Declare a unit done; the record that stands afterwards is returned.
+
+    A record whose objects are gone is succeeded by the next one of the unit; nothing is overwritten.
 
     Args:
         storage: the corpus.
@@ -89,16 +87,36 @@ def commit(storage: Storage, record: CommitRecord, when_beaten: str = MUST_AGREE
     Raises:
         ConflictError: when bytes that must be the same differ.
     """
-    if storage.create(record.path, canonical_json(record.model_dump(mode="json"))):
-        return record
-    winner = parse_stored(storage.read_bytes(record.path), CommitRecord, f"{storage.url}/{record.path}")
-    if when_beaten == MUST_AGREE and winner.objects != record.objects:
-        raise ConflictError(
-            f"{record.unit}: two workers made different bytes from the same input: "
-            f"{_names(winner.objects)} and {_names(record.objects)}. "
-            "Compare library versions of the machines; they must be the same"
-        )
-    return winner
+    data = canonical_json(record.model_dump(mode="json"))
+    attempt = 0
+    while not storage.create(commit_path(record.unit, record.fingerprint, attempt), data):
+        winner = _read_record(storage, record.unit, record.fingerprint, attempt)
+        if when_beaten == MUST_AGREE and winner.objects != record.objects:
+            raise ConflictError(
+                f"{record.unit}: two workers made different bytes from the same input: "
+                f"{_names(winner.objects)} and {_names(record.objects)}. "
+                "Compare library versions of the machines; they must be the same"
+            )
+        if all(storage.exists(entry.path) for entry in winner.objects):
+            return winner
+        attempt += 1
+    return record
+
+
+def _list_records(storage: Storage, unit: str, fingerprint: str) -> Iterator[CommitRecord]:
+    """All records of a unit, the first one first."""
+    attempt = 0
+    while storage.exists(commit_path(unit, fingerprint, attempt)):
+        yield _read_record(storage, unit, fingerprint, attempt)
+        attempt += 1
+
+
+def _read_record(storage: Storage, unit: str, fingerprint: str, attempt: int) -> CommitRecord:
+    path = commit_path(unit, fingerprint, attempt)
+    record = parse_stored(storage.read_bytes(path), CommitRecord, f"{storage.url}/{path}")
+    if (record.unit, record.fingerprint) != (unit, fingerprint):
+        raise CorruptError(f"{storage.url}/{path} is the record of another unit; delete it")
+    return record
 
 
 def load_manifest(storage: Storage) -> Manifest:
@@ -138,18 +156,26 @@ def load_pinned_manifest(storage: Storage, sha256: str) -> Manifest:
     return parse_stored(data, Manifest, f"{storage.url}/{path}")
 
 
-def publish_manifest(storage: Storage, manifest: Manifest) -> None:
-    """Store a manifest and point the corpus to it."""
-    data = manifest.to_bytes()
-    storage.put(manifest.path, io.BytesIO(data))
-    pointer = Pointer(manifest=manifest.path, sha256=sha256_hex(data))
-    try:
-        seen = storage.read_bytes(POINTER_PATH)
-    except NotFoundError:
-        seen = None
-    wanted = canonical_json(pointer.model_dump(mode="json"))
-    if seen != wanted:
-        storage.replace(POINTER_PATH, wanted, expected=seen)
+def publish_manifest(storage: Storage, manifest: Manifest, derived_from: Manifest | None) -> None:
+    """Store a manifest and point the corpus to it, if the corpus is still what the manifest was made from.
+
+    Args:
+        storage: the corpus.
+        manifest: what it shall hold.
+        derived_from: the manifest in force when the work began; None: there was none.
+
+    Raises:
+        ConflictError: when somebody else published meanwhile; their work would be lost otherwise.
+    """
+    storage.put(manifest.path, io.BytesIO(manifest.to_bytes()))
+    wanted = _point_to(manifest)
+    if not storage.exists(POINTER_PATH) or storage.read_bytes(POINTER_PATH) != wanted:
+        storage.replace(POINTER_PATH, wanted, expected=_point_to(derived_from) if derived_from else None)
+
+
+def _point_to(manifest: Manifest) -> bytes:
+    pointer = Pointer(manifest=manifest.path, sha256=manifest.digest)
+    return canonical_json(pointer.model_dump(mode="json"))
 
 
 def parse_stored(data: bytes, model: type[Model], where: str) -> Model:

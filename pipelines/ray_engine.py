@@ -141,12 +141,12 @@ class _Dispatch:
             actor, index = self._busy.pop(reference)
         try:
             answer = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayTaskError as error:
+            raise WorkError(f"{self._describe(index)} failed in a worker: {error}") from error
+        except self._ray.exceptions.RayError as error:  # the actor died, its machine did, or memory ran out
             self._bury(index, error)
             self._hire()
             return
-        except self._ray.exceptions.RayTaskError as error:
-            raise WorkError(f"{self._describe(index)} failed in a worker: {error}") from error
         if isinstance(answer, _Failure):
             raise answer.error
         self._give_work(actor)

@@ -79,6 +79,8 @@ class FeatureReject(StrictModel):
 class FeatureSet(StrictModel):
     """The cache of one spec."""
 
+    ordinal: int
+    """Of the corpus's caches in the order in which they were begun; the greatest is the latest."""
     spec: ObjectEntry
     encoder: str
     """The name by which the recipe called the encoder."""
@@ -108,8 +110,13 @@ class Manifest(StrictModel):
     quarantine: list[ObjectEntry]
     plan: list[Leaf]
     shards: list[ShardEntry] = Field(default_factory=list[ShardEntry])
-    features: dict[str, FeatureSet] = Field(default_factory=dict)
+    features: dict[str, FeatureSet] = Field(default_factory=dict[str, FeatureSet])
     """By short spec digest."""
+
+    @property
+    def latest_spec(self) -> str | None:
+        """Short digest of the cache that was begun last."""
+        return max(self.features, key=lambda digest: self.features[digest].ordinal, default=None)
 
     @property
     def digest(self) -> str:
@@ -152,20 +159,16 @@ class CommitRecord(StrictModel):
     environment: dict[str, str] = Field(default_factory=dict)
     """Device class, library versions, batch size: told, not compared."""
 
-    @property
-    def path(self) -> str:
-        """Where the record lies below the corpus."""
-        return commit_path(self.unit, self.fingerprint)
-
 
 def manifest_path(sha256: str) -> str:
     """Where the manifest of this digest lies below the corpus."""
     return f"manifests/{sha256}.json"
 
 
-def commit_path(unit: str, fingerprint: str) -> str:
-    """Where the commit record of a unit lies below the corpus."""
-    return f"commits/{unit}-{fingerprint[: 2 * SHORT]}.json"
+def commit_path(unit: str, fingerprint: str, attempt: int = 0) -> str:
+    """Where a commit record of a unit lies; attempts after 0 succeed records whose objects were lost."""
+    suffix = f"-{attempt}" if attempt else ""
+    return f"commits/{unit}-{fingerprint[: 2 * SHORT]}{suffix}.json"
 
 
 def object_path(folder: str, name: str, sha256: str, extension: str) -> str:

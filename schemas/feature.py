@@ -1,6 +1,6 @@
 """The feature spec: everything that decides the bytes of a feature. Its digest is the cache's name.
 
-What only decides how fast the bytes were made (device, torch version, batch size) stands in commit records.
+What may only change the last bits (device class, torch version, batch size) stands in commit records.
 """
 
 from typing import Final, Literal

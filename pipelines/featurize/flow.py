@@ -13,8 +13,8 @@ from pipelines.engine import Engine, Progress, Resources, no_progress, run_in_or
 from pipelines.featurize.attention import pack_attention
 from pipelines.featurize.spec import describe_spec, open_encoder
 from pipelines.featurize.write import FeatureSpecWorker, FeatureUnit
+from pipelines.ingest.plan import key_range
 from pipelines.shard.items import ItemTables, describe_medium
-from pipelines.shard.plan import key_range
 from schemas.corpus import CommitRecord, FeatureSet, Leaf, Manifest, ObjectEntry, ShardEntry
 from schemas.digest import canonical_json, digest_of, sha256_hex
 from schemas.errors import MismatchError
@@ -46,21 +46,23 @@ def featurize(
     opened = open_encoder(recipe.encoder)
     spec = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened)
     attention = pack_attention(opened.encoder.last_layer_attention_weights())
-    units = plan_units(storage, manifest, spec)
+    units = list_units(storage, manifest, spec)
     records = [find_commit(storage, unit.name, unit.fingerprint) for unit in units]
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
     resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
     worker = FeatureSpecWorker(storage, recipe, spec)
     made = iter(run_in_order(engine, worker, waiting, "featurize", progress, resources))
     records = [record or next(made) for record in records]
-    features = _describe_set(storage, recipe.encoder.model, spec, attention, units, records)
+    made_before = manifest.features.get(spec.short_digest)
+    ordinal = made_before.ordinal if made_before else len(manifest.features)
+    features = _describe_set(storage, recipe.encoder.model, ordinal, spec, attention, units, records)
     sets = manifest.features | {spec.short_digest: features}
-    manifest = manifest.model_copy(update={"features": sets})
-    publish_manifest(storage, manifest)
-    return spec.short_digest, manifest
+    extended = manifest.model_copy(update={"features": sets})
+    publish_manifest(storage, extended, derived_from=manifest)
+    return spec.short_digest, extended
 
 
-def plan_units(storage: Storage, manifest: Manifest, spec: FeatureSpec) -> list[FeatureUnit]:
+def list_units(storage: Storage, manifest: Manifest, spec: FeatureSpec) -> list[FeatureUnit]:
     """The leaves with media, with the fingerprints of their media under the spec."""
     shards = {shard.name: shard for shard in manifest.shards}
     tables = ItemTables(storage, manifest)
@@ -84,6 +86,7 @@ def fingerprint_features(tables: ItemTables, leaf: Leaf, spec: FeatureSpec) -> s
 def _describe_set(
     storage: Storage,
     name: str,
+    ordinal: int,
     spec: FeatureSpec,
     attention: bytes,
     units: Sequence[FeatureUnit],
@@ -92,6 +95,7 @@ def _describe_set(
     folder = f"features/{spec.short_digest}"
     num_views = sum(record.counts["views"] for record in records)
     return FeatureSet(
+        ordinal=ordinal,
         spec=_put_spec(storage, folder, spec),
         encoder=name,
         attention=put_object(storage, folder, "attention", "safetensors", attention, num_rows=1),

@@ -39,7 +39,7 @@ from pipelines.featurize.spec import (
 )
 from schemas.corpus import CommitRecord, FeatureReject, Leaf, ShardEntry
 from schemas.digest import canonical_json
-from schemas.errors import RejectCode, SampleError, WorkError
+from schemas.errors import FatalError, RejectCode, SampleError, WorkError
 from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
 from schemas.record import MediumKind
@@ -112,12 +112,17 @@ class _ShardEncoder:
         index = put_object(
             self.storage, folder, unit.leaf.name, "idx", pack_index(written.members), len(written.members)
         )
+        if counts["items"] + len(rejects) != unit.leaf.num_items:
+            raise FatalError(
+                f"{unit.leaf.name}: {unit.leaf.num_items} items were planned, {counts['items']} encoded and "
+                f"{len(rejects)} rejected; this is a fault of the program, nothing was committed"
+            )
         record = CommitRecord(
             unit=unit.name,
             fingerprint=unit.fingerprint,
             objects=[tar, index],
             counts=counts,
-            rejects=rejects,
+            rejects=sorted(rejects, key=lambda reject: reject.key),
             environment=self._describe_environment(),
         )
         return commit(self.storage, record, when_beaten=FIRST_WINS)
@@ -175,7 +180,7 @@ class _ShardEncoder:
 
     def _describe_environment(self) -> dict[str, str]:
         device = self.opened.encoder.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _describe_cpu()
         batch_size = str(self.recipe.encoder.batch_size)
         return {"device": name, "torch": torch.__version__, "batch_size": batch_size}
 
@@ -206,3 +211,7 @@ def one_thread() -> Generator[None]:
 
 def _reject(key: str, error: SampleError) -> FeatureReject:
     return FeatureReject(key=key, code=error.code.value, message=error.message)
+
+
+def _describe_cpu() -> str:
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}"

@@ -4,7 +4,8 @@
 
 Reading annotations happens here, in one process; everything that opens media goes through the engine.
 Nothing is visible before the manifest is: an ingest that was killed is started again from the beginning.
-Where neither examples nor media differ from the manifest in force, its shards and features are kept.
+What the manifest in force has of later stages is kept as far as it still holds: features while the media are
+the same, sample shards while the examples are, too.
 """
 
 from collections import Counter
@@ -17,12 +18,14 @@ from pipelines.engine import Engine, Progress, no_progress, run_in_order
 from pipelines.ingest import tables
 from pipelines.ingest.group import Groups, group_records
 from pipelines.ingest.media import locate_media
+from pipelines.ingest.plan import PlannedItem, count_views, plan_shards
 from pipelines.ingest.probe import ProbeSpec, collect_findings, plan_probes, request_medium
 from pipelines.ingest.records import SourceRecords, read_source
-from schemas.corpus import Manifest, SourceTotals
+from schemas.corpus import Leaf, Manifest, SourceTotals
 from schemas.errors import FatalError, NotFoundError
+from schemas.medium import item_key_of_media
 from schemas.recipe import Recipe
-from schemas.record import Reject
+from schemas.record import Modality, Reject
 
 
 def ingest(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress = no_progress) -> Manifest:
@@ -34,7 +37,7 @@ def ingest(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress 
         ConfigError: when something that the recipe names is not there.
         CorruptError: when an annotation file is broken between rows.
     """
-    here = Path.cwd()
+    here, old = Path.cwd(), _find_manifest(storage)
     media_sources = locate_media(recipe.sources, here)
     sources = _read_sources(recipe, here, progress)
     parsed = [one for source in sources for one in source.parsed]
@@ -47,7 +50,9 @@ def ingest(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress 
     deduplicated = frozenset(config.name for config in recipe.sources if config.deduplicate)
     groups = group_records(parsed, collect_findings(units, results), deduplicated)
     manifest = _write_tables(recipe, storage, sources, groups)
-    publish_manifest(storage, manifest)
+    if old:
+        manifest = _keep_later_stages(storage, old, manifest, groups)
+    publish_manifest(storage, manifest, derived_from=old)
     return manifest
 
 
@@ -65,7 +70,7 @@ def _write_tables(
 ) -> Manifest:
     rejects = [*groups.rejects, *(reject for source in sources for reject in source.rejects)]
     media = groups.media.values()
-    manifest = Manifest(
+    return Manifest(
         name=recipe.name,
         ingest_digest=recipe.ingest_digest,
         sources=count_records(sources, groups, rejects),
@@ -75,9 +80,8 @@ def _write_tables(
         examples=tables.write_examples(storage, groups.examples),
         media=tables.write_media(storage, media),
         quarantine=tables.write_quarantine(storage, rejects),
-        plan=[],
+        plan=plan_leaves(recipe, groups),
     )
-    return _keep_later_stages(storage, manifest)
 
 
 def count_records(
@@ -116,12 +120,30 @@ def count_records(
     return totals
 
 
-def _keep_later_stages(storage: Storage, manifest: Manifest) -> Manifest:
+def plan_leaves(recipe: Recipe, groups: Groups) -> list[Leaf]:
+    """The shard plan of the items that the examples are about."""
+    media = {item_key_of_media((row.facts.sha256,)): row.facts for row in groups.media.values()}
+    modalities = {example.item_key: example.modality for example in groups.examples}
+    planned: list[PlannedItem] = []
+    for key, modality in modalities.items():
+        facts = media.get(key) if modality is not Modality.TEXT else None
+        num_views = count_views(facts, recipe.views) if facts else 0
+        planned.append(PlannedItem(key, modality, facts.num_bytes if facts else 0, num_views))
+    return [shard.leaf for shard in plan_shards(planned, recipe.shards)]
+
+
+def _find_manifest(storage: Storage) -> Manifest | None:
     try:
-        old = load_manifest(storage)
+        return load_manifest(storage)
     except NotFoundError:
+        return None
+
+
+def _keep_later_stages(storage: Storage, old: Manifest, manifest: Manifest, groups: Groups) -> Manifest:
+    if old.ingest_digest != manifest.ingest_digest:
         return manifest
-    same = ("ingest_digest", "examples", "media")
-    if any(getattr(old, name) != getattr(manifest, name) for name in same):
+    known = {row.facts.sha256 for entry in old.media for row in tables.read_media(storage, entry)}
+    if known != groups.media.keys():
         return manifest
-    return manifest.model_copy(update={"plan": old.plan, "shards": old.shards, "features": old.features})
+    shards = old.shards if old.examples == manifest.examples else []
+    return manifest.model_copy(update={"shards": shards, "features": old.features})

@@ -19,9 +19,9 @@ from infra.storage import Storage
 from infra.tar import pack_index, write_shard
 from pipelines.commit import commit, put_file, put_object
 from pipelines.ingest.media import MediaReader, MediaSource
+from pipelines.ingest.plan import key_range
 from pipelines.ingest.tables import ExampleRow, MediumRow
 from pipelines.shard.items import Item, ItemTables, describe_medium
-from pipelines.shard.plan import key_range
 from schemas.corpus import CommitRecord, Leaf, Manifest
 from schemas.digest import canonical_json, sha256_hex
 from schemas.errors import MismatchError, SampleError

@@ -93,16 +93,7 @@ class FeatureStream:
         self._num_threads = num_threads
         self._digests = {
             "manifest_digest": manifest.digest,
-            "config_digest": digest_of(
-                [
-                    ORDER_VERSION,
-                    SHARDS_PER_BLOCK,
-                    spec,
-                    seed,
-                    data.model_dump(mode="json"),
-                    sorted(unwritable),
-                ]
-            ),
+            "config_digest": _digest_order(spec, seed, data, unwritable),
         }
         self._epoch = self._step = 0
 
@@ -194,7 +185,8 @@ class FeatureStream:
         except CorruptError as error:
             excluded = ", ".join([*self._data.exclude, shard.name])
             raise CorruptError(
-                f"{error}\nRestore the shard or build it again. To train without it, set under `data`:\n"
+                f"{error}\nRestore the shard or build it again, and resume. Or go on without it: start a run "
+                "with another `out`, `model.start_from` naming the last checkpoint, and under `data`:\n"
                 f"  exclude: [{excluded}]"
             ) from error
         return TrainingExample(text.example_id, text.source, turns, media)
@@ -215,6 +207,12 @@ def scale_weights(names: list[str], weights: Mapping[str, float] | None) -> dict
             raise ConfigError(f"data.sources: the corpus has no source {name!r}; {hint}")
     largest = max(weights.values())
     return {name: weights.get(name, 0.0) / largest for name in names}
+
+
+def _digest_order(spec: str, seed: int, data: DataConfig, unwritable: Sequence[int]) -> str:
+    """Digest of all but the manifest that decides the order and what is read."""
+    settings = data.model_dump(mode="json")
+    return digest_of([ORDER_VERSION, SHARDS_PER_BLOCK, spec, seed, settings, sorted(unwritable)])
 
 
 def _take(

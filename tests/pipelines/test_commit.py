@@ -80,21 +80,42 @@ def test_objects_are_named_by_their_digest_and_checked(storage: LocalStorage) ->
 def test_readers_see_the_published_manifest(storage: LocalStorage) -> None:
     with pytest.raises(NotFoundError, match="holds no corpus"):
         load_manifest(storage)
-    publish_manifest(storage, manifest("one"))
-    publish_manifest(storage, manifest("two"))
+    publish_manifest(storage, manifest("one"), None)
+    publish_manifest(storage, manifest("two"), manifest("one"))
     assert load_manifest(storage) == manifest("two")
     assert storage.exists(manifest("one").path)
 
 
+def test_who_publishes_second_from_the_same_beginning_is_told(storage: LocalStorage) -> None:
+    publish_manifest(storage, manifest("begun"), None)
+    publish_manifest(storage, manifest("mine"), manifest("begun"))
+    with pytest.raises(ConflictError, match="somebody else"):
+        publish_manifest(storage, manifest("yours"), manifest("begun"))
+    with pytest.raises(ConflictError, match="somebody else"):
+        publish_manifest(storage, manifest("new"), None)
+    assert load_manifest(storage) == manifest("mine")
+
+
+def test_a_lost_object_is_made_again_even_with_other_bytes(storage: LocalStorage) -> None:
+    first = put_object(storage, "features", "image-all", "tar", b"bytes", num_rows=1)
+    second = put_object(storage, "features", "image-all", "tar", b"other", num_rows=1)
+    commit(storage, record(first), when_beaten=FIRST_WINS)
+    storage.local_path(first.path).unlink()
+    assert find_commit(storage, "shard-image-all", FINGERPRINT) is None
+    assert commit(storage, record(second), when_beaten=FIRST_WINS) == record(second)
+    assert find_commit(storage, "shard-image-all", FINGERPRINT) == record(second)
+    assert len(storage.list("commits")) == 2
+
+
 def test_publishing_again_changes_nothing(storage: LocalStorage) -> None:
-    publish_manifest(storage, manifest())
+    publish_manifest(storage, manifest(), None)
     before = {path: storage.read_bytes(path) for path in [*storage.list("manifests"), "corpus.json"]}
-    publish_manifest(storage, manifest())
+    publish_manifest(storage, manifest(), None)
     assert before == {path: storage.read_bytes(path) for path in [*storage.list("manifests"), "corpus.json"]}
 
 
 def test_a_flipped_manifest_is_corrupt(storage: LocalStorage) -> None:
-    publish_manifest(storage, manifest())
+    publish_manifest(storage, manifest(), None)
     path = storage.local_path(manifest().path)
     path.write_bytes(path.read_bytes().replace(b'"num_media":0', b'"num_media":9'))
     with pytest.raises(CorruptError, match="is damaged"):
@@ -102,7 +123,7 @@ def test_a_flipped_manifest_is_corrupt(storage: LocalStorage) -> None:
 
 
 def test_an_unknown_format_version_is_a_mismatch(storage: LocalStorage) -> None:
-    publish_manifest(storage, manifest())
+    publish_manifest(storage, manifest(), None)
     pointer = json.loads(storage.read_bytes("corpus.json"))
     storage.local_path("corpus.json").write_text(json.dumps(pointer | {"format_version": 2}))
     with pytest.raises(MismatchError, match="format version is not 1"):

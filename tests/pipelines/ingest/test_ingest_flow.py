@@ -205,7 +205,7 @@ def test_later_stages_are_kept_exactly_while_examples_and_media_are_the_same(
     first = ingest(tiny_recipe, storage, SerialEngine())
     entry = first.examples[0]
     sharded = first.model_copy(update={"shards": [ShardEntry(name="x", tar=entry, index=entry)]})
-    flow.publish_manifest(storage, sharded)
+    flow.publish_manifest(storage, sharded, derived_from=first)
     assert ingest(tiny_recipe, storage, SerialEngine()) == sharded
     (tiny_folder / "media/pictures/5.jpg").unlink()
     assert ingest(tiny_recipe, storage, SerialEngine()).shards == []

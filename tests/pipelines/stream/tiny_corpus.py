@@ -109,6 +109,7 @@ def build_corpus(folder: Path, rejected: Sequence[int] = (), num_files: int = 2)
         1,
     )
     features = FeatureSet(
+        ordinal=0,
         spec=spec,
         encoder="tiny",
         attention=spec,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.shard.plan import PlannedItem, count_views, key_range, plan_shards
+from pipelines.ingest.plan import PlannedItem, count_views, key_range, plan_shards
 from schemas.medium import KEY_BITS, MediumFacts
 from schemas.recipe import ShardLimits, VideoViews, ViewsConfig
 from schemas.record import MediumKind, Modality
