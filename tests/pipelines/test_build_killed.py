@@ -189,12 +189,12 @@ def test_killed_again_and_again_at_random_moments(
     finish(builds(tmp_path / "timed"))
     whole_s = time.monotonic() - started
     num_killed = 0
-    for _ in range(12):
+    for _ in range(8):
         process = builds(corpus)
         time.sleep(random_s.uniform(0.3, 1.05) * whole_s)
         num_killed += kill(process)
     finish(builds(corpus))
-    assert num_killed >= 4
+    assert num_killed >= 3
     check_corpus(corpus, undisturbed)
 
 
