@@ -1,4 +1,4 @@
-"""Storage behind one small interface: local disks here, object stores beside it.
+"""Storage behind one small interface: local disks here, object stores in `infra/s3.py`.
 
 Three kinds of write exist, and no other:
 
@@ -92,12 +92,17 @@ def open_storage(url: str | Path) -> Storage:
     """The storage at a path or URL.
 
     Raises:
-        ConfigError: for a scheme that no storage is known for, or a path that can be no folder.
+        ConfigError: for a scheme that no storage is known for, a path that can be no folder, or a name that
+            can be no bucket.
     """
     text = str(url)
     scheme, separator, _ = text.partition("://")
+    if separator and scheme == "s3":
+        from infra.s3 import S3Storage  # local runs load no S3 library
+
+        return S3Storage(text)
     if separator and scheme != "file":
-        raise ConfigError(f"{text}: no storage for {scheme}://; use a local path")
+        raise ConfigError(f"{text}: no storage for {scheme}://; use a local path or s3://BUCKET/PREFIX")
     path = text.removeprefix("file://")
     if not path or "\0" in path:
         raise ConfigError(f"{text!r} is no place for a corpus; name a folder")
@@ -106,6 +111,18 @@ def open_storage(url: str | Path) -> Storage:
     if not nearest.is_dir():
         raise ConfigError(f"{text}: {nearest} is a file; name a folder")
     return LocalStorage(root)
+
+
+def checked_path(path: str, root: str) -> PurePosixPath:
+    """A path that stays below a root, without empty and `.` parts.
+
+    Raises:
+        FatalError: when it does not.
+    """
+    checked = PurePosixPath(path)
+    if not checked.parts or checked.is_absolute() or ".." in checked.parts:
+        raise FatalError(f"{path!r} is no path below {root}")
+    return checked
 
 
 class LocalStorage:
@@ -120,10 +137,7 @@ class LocalStorage:
 
     def local_path(self, path: str) -> Path:
         """Where an object lies in the file system."""
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts:
-            raise FatalError(f"{path!r} is no path below {self._root}")
-        return self._root.joinpath(*parts)
+        return self._root / checked_path(path, self.url)
 
     def exists(self, path: str) -> bool:
         return self.local_path(path).is_file()

@@ -1,64 +1,107 @@
-"""Local storage: whole or absent, one winner, nothing outside the root."""
+"""The contract of storage, for every storage: whole or absent, one winner, nothing outside the root."""
 
 import io
+import pickle
 import threading
 from pathlib import Path
 
 import pytest
 
-from infra.storage import LocalStorage, open_storage
+from infra.storage import LocalStorage, Storage, open_storage
 from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
-
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalStorage:
-    return LocalStorage(tmp_path / "corpus")
+NUM_CREATORS = 8
 
 
-def test_an_object_reads_back_whole_and_in_parts(storage: LocalStorage) -> None:
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "s3":
+        return open_storage(request.getfixturevalue("s3_url"))
+    return open_storage(tmp_path / "corpus")
+
+
+def test_an_object_reads_back_whole_and_in_parts(storage: Storage) -> None:
     storage.put("shards/a.tar", io.BytesIO(b"0123456789"))
     assert storage.read_bytes("shards/a.tar") == b"0123456789"
     assert storage.read_range("shards/a.tar", 3, 4) == b"3456"
+    assert storage.read_range("shards/a.tar", 9, 1) == b"9"
+    assert storage.read_range("shards/a.tar", 3, 0) == b""
     assert storage.exists("shards/a.tar")
     assert not storage.exists("shards")
+    assert not storage.exists("shards/a")
 
 
-def test_a_range_past_the_end_is_an_error_and_not_short(storage: LocalStorage) -> None:
+def test_an_empty_object_is_there(storage: Storage) -> None:
+    storage.put("empty", io.BytesIO(b""))
+    assert storage.exists("empty")
+    assert storage.read_bytes("empty") == b""
+
+
+def test_an_open_file_is_stored_from_its_start(storage: Storage) -> None:
+    file = io.BytesIO(b"0123456789")
+    file.seek(7)
+    storage.put("a", file)
+    assert storage.read_bytes("a") == b"0123456789"
+
+
+def test_an_object_of_that_size_stays(storage: Storage) -> None:
+    storage.put("a-digest", io.BytesIO(b"0123"))
+    storage.put("a-digest", io.BytesIO(b"abcd"))
+    assert storage.read_bytes("a-digest") == b"0123"
+    storage.put("a-digest", io.BytesIO(b"01234"))
+    assert storage.read_bytes("a-digest") == b"01234"
+
+
+@pytest.mark.parametrize(("offset", "length"), [(2, 4), (4, 1), (9, 2)])
+def test_a_range_past_the_end_is_an_error_and_not_short(storage: Storage, offset: int, length: int) -> None:
     storage.put("a", io.BytesIO(b"0123"))
-    with pytest.raises(NotFoundError, match="ends before byte 6"):
-        storage.read_range("a", 2, 4)
+    with pytest.raises(NotFoundError, match="/a ends before"):
+        storage.read_range("a", offset, length)
 
 
-@pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../../x"])
-def test_paths_that_leave_the_root_are_refused(storage: LocalStorage, path: str) -> None:
+@pytest.mark.parametrize("path", ["", ".", "/etc/passwd", "../x", "a/../../x"])
+def test_paths_that_leave_the_root_are_refused(storage: Storage, path: str) -> None:
+    for use in (storage.read_bytes, storage.exists, storage.list):
+        with pytest.raises(FatalError, match="no path below"):
+            use(path)
     with pytest.raises(FatalError, match="no path below"):
-        storage.read_bytes(path)
+        storage.create(path, b"x")
 
 
-def test_what_is_absent_is_named(storage: LocalStorage) -> None:
+def test_what_is_absent_is_named(storage: Storage) -> None:
     with pytest.raises(NotFoundError, match=r"nowhere\.json is not there"):
         storage.read_bytes("nowhere.json")
+    with pytest.raises(NotFoundError, match=r"nowhere\.json is not there"):
+        storage.read_range("nowhere.json", 0, 1)
 
 
-def test_of_many_creators_one_wins(storage: LocalStorage) -> None:
+def test_of_many_creators_one_wins(storage: Storage) -> None:
     won: list[int] = []
-    barrier = threading.Barrier(8)
+    lost: list[int] = []
+    barrier = threading.Barrier(NUM_CREATORS)
 
     def create(number: int) -> None:
         barrier.wait()
-        if storage.create("commits/unit.json", str(number).encode()):
-            won.append(number)
+        (won if storage.create("commits/unit.json", str(number).encode()) else lost).append(number)
 
-    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(NUM_CREATORS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(won) == 1
+    assert sorted(won + lost) == list(range(NUM_CREATORS))
     assert storage.read_bytes("commits/unit.json") == str(won[0]).encode()
 
 
-def test_replace_wants_what_the_writer_saw(storage: LocalStorage) -> None:
+def test_a_second_creator_of_the_same_bytes_has_lost_too(storage: Storage) -> None:
+    assert storage.create("lease", b"same")
+    assert not storage.create("lease", b"same")
+
+
+def test_replace_wants_what_the_writer_saw(storage: Storage) -> None:
+    with pytest.raises(ConflictError, match="somebody else"):
+        storage.replace("corpus.json", b"1", expected=b"0")
     storage.replace("corpus.json", b"1", expected=None)
     storage.replace("corpus.json", b"2", expected=b"1")
     with pytest.raises(ConflictError, match="somebody else"):
@@ -68,22 +111,74 @@ def test_replace_wants_what_the_writer_saw(storage: LocalStorage) -> None:
     assert storage.read_bytes("corpus.json") == b"2"
 
 
-def test_listing_is_sorted_and_hides_what_is_being_written(storage: LocalStorage) -> None:
-    for name in ("b/2", "a", "b/1"):
+def test_of_many_replacers_one_wins(storage: Storage) -> None:
+    storage.replace("corpus.json", b"before", expected=None)
+    won: list[int] = []
+    barrier = threading.Barrier(NUM_CREATORS)
+
+    def swap(number: int) -> None:
+        barrier.wait()
+        try:
+            storage.replace("corpus.json", str(number).encode(), expected=b"before")
+        except ConflictError:
+            return
+        won.append(number)
+
+    threads = [threading.Thread(target=swap, args=(number,)) for number in range(NUM_CREATORS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.read_bytes("corpus.json") == str(won[0]).encode()
+
+
+def test_listing_is_sorted_and_below_the_folder(storage: Storage) -> None:
+    for name in ("b/2", "a", "b/1", "b/c/0", "bb/1", "b.json"):
         storage.put(name, io.BytesIO(b"x"))
-    storage.local_path("b/.writing-abc").write_bytes(b"half")
-    assert storage.list("b") == ["b/1", "b/2"]
+    assert storage.list("b") == ["b/1", "b/2", "b/c/0"]
+    assert storage.list("b/") == ["b/1", "b/2", "b/c/0"]
     assert storage.list("nothing") == []
 
 
-def test_a_failed_write_leaves_nothing(storage: LocalStorage) -> None:
+def test_a_failed_write_leaves_nothing(storage: Storage) -> None:
     class Breaks(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             raise OSError("no more")
 
     with pytest.raises(OSError, match="no more"):
         storage.put("shards/a.tar", Breaks(b"0123"))
-    assert [path for path in Path(storage.url).rglob("*") if path.is_file()] == []
+    assert storage.list("shards") == []
+    assert not storage.exists("shards/a.tar")
+
+
+def test_storage_travels_to_workers(storage: Storage) -> None:
+    storage.put("a", io.BytesIO(b"0123"))
+    assert pickle.loads(pickle.dumps(storage)).read_bytes("a") == b"0123"
+
+
+def test_a_url_opens_the_same_place(storage: Storage) -> None:
+    storage.put("a", io.BytesIO(b"0123"))
+    again = open_storage(storage.url)
+    assert again.url == storage.url
+    assert again.read_bytes("a") == b"0123"
+
+
+def test_local_listing_hides_what_is_being_written(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put("b/1", io.BytesIO(b"x"))
+    storage.local_path("b/.writing-abc").write_bytes(b"half")
+    assert storage.list("b") == ["b/1"]
+
+
+def test_a_failed_local_write_leaves_no_file_at_all(tmp_path: Path) -> None:
+    class Breaks(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        LocalStorage(tmp_path).put("shards/a.tar", Breaks(b"0123"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_unknown_schemes_are_refused() -> None:

@@ -1,0 +1,217 @@
+"""Storage on S3: AWS, Ceph and whatever else keeps to its conditional writes.
+
+The three kinds of write of `infra/storage.py`, in requests:
+
+- `put`: one PUT, above `PART_BYTES` a multipart upload that is given up when anything fails. The object is
+  there whole or not at all. One HEAD before it saves sending what is there.
+- `create`: one PUT with `If-None-Match: *`. Never multipart: Ceph 16 ignores the condition there.
+- `replace`: HEAD, GET, one PUT with `If-Match` on the ETag of the HEAD. The ETag is taken before the bytes
+  are compared, so a change at any moment between them is a conflict and never lost.
+
+A retried PUT whose first reply was lost is refused by its own first success; only then, and if the bytes that
+stand there are its own, it counts as done.
+
+Listings and objects are never cached. The object holds its URL and nothing else: it travels to workers, and
+each process connects by itself, from its own environment. Costs: `replace` takes three requests, `put` two.
+Left out: sweeping the multipart uploads of processes that were killed.
+"""
+
+import contextlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from infra.s3_client import BROKEN_BODY, TRIES, Client, connect, named_failures, refusal_of
+from infra.storage import SeekableFile, checked_path
+from schemas.errors import (
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    PipelineError,
+    StorageUnavailableError,
+)
+
+PART_BYTES = 32 << 20
+MAX_PARTS: Final = 10_000
+CONFLICT_PAUSE_S: Final = 0.5
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+
+
+class S3Storage:
+    """A prefix of a bucket."""
+
+    def __init__(self, url: str) -> None:
+        self._bucket, self._prefix = _split_url(url)
+        self._lock = threading.Lock()
+        self._connected: tuple[int, Client] | None = None
+
+    def __reduce__(self) -> tuple[type["S3Storage"], tuple[str]]:
+        return type(self), (self.url,)
+
+    def __repr__(self) -> str:
+        return f"S3Storage({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def exists(self, path: str) -> bool:
+        return self._size(path) is not None
+
+    def read_bytes(self, path: str) -> bytes:
+        return self._read(path, None, None)
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            if not self.exists(path):
+                raise NotFoundError(f"{self._where(path)} is not there")
+            return b""
+        data = self._read(path, offset, offset + length)
+        if len(data) != length:
+            raise NotFoundError(f"{self._where(path)} ends before byte {offset + length}")
+        return data
+
+    def put(self, path: str, file: SeekableFile) -> None:
+        size = file.seek(0, os.SEEK_END)
+        if self._size(path) == size:
+            return
+        file.seek(0)
+        if size > PART_BYTES:
+            self._put_parts(path, file, size)
+        else:
+            self._call("put_object", path, {"Body": file.read()})
+
+    def create(self, path: str, data: bytes) -> bool:
+        return self._put_if(path, data, {"IfNoneMatch": "*"})
+
+    def replace(self, path: str, data: bytes, expected: bytes | None) -> None:
+        if not self._swap(path, data, expected):
+            raise ConflictError(
+                f"{self._where(path)} was changed by somebody else meanwhile; run the command again"
+            )
+
+    def list(self, folder: str) -> list[str]:
+        prefix = f"{self._key(folder)}/"
+        request: dict[str, object] = {"Bucket": self._bucket, "Prefix": prefix}
+        found: list[str] = []
+        while True:
+            with named_failures(f"s3://{self._bucket}/{prefix}"):
+                page = self._client().call_s3("list_objects_v2", **request)
+            found += [str(entry["Key"]) for entry in page.get("Contents", [])]
+            if not page.get("IsTruncated"):
+                break
+            request["ContinuationToken"] = page["NextContinuationToken"]
+        start = len(self._prefix) + 1 if self._prefix else 0
+        return sorted(key[start:] for key in found if not key.endswith("/"))
+
+    def _swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
+        if expected is None:
+            return self._put_if(path, data, {"IfNoneMatch": "*"})
+        try:
+            seen = self._call("head_object", path, {})
+            if self.read_bytes(path) != expected:
+                return False
+        except NotFoundError:
+            return False
+        return self._put_if(path, data, {"IfMatch": str(seen["ETag"]).strip('"')})  # Ceph: 412 if quoted
+
+    def _put_if(self, path: str, data: bytes, condition: Mapping[str, str]) -> bool:
+        request = {"Bucket": self._bucket, "Key": self._key(path), "Body": data, **condition}
+        for attempt in range(TRIES):
+            with named_failures(self._where(path)):
+                try:
+                    self._client().call_s3("put_object", **request)
+                except OSError as error:
+                    refusal = refusal_of(error)
+                    if (
+                        refusal is None
+                        or refusal.status not in {404, 409, 412}
+                        or refusal.code == "NoSuchBucket"
+                    ):
+                        raise
+                else:
+                    return True
+            if refusal.status != 409:
+                return refusal.num_retries > 0 and self._holds(path, data)
+            time.sleep(random.uniform(0, CONFLICT_PAUSE_S * 2**attempt))  # noqa: S311
+        raise StorageUnavailableError(
+            f"{self._where(path)}: other writers were in the way {TRIES} times; run the command again"
+        )
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return self.read_bytes(path) == data
+        except NotFoundError:
+            return False
+
+    def _put_parts(self, path: str, file: SeekableFile, size: int) -> None:
+        part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
+        upload = {"UploadId": self._call("create_multipart_upload", path, {})["UploadId"]}
+        parts: list[dict[str, object]] = []
+        try:
+            while data := file.read(part_bytes):
+                part = {"PartNumber": len(parts) + 1}
+                reply = self._call("upload_part", path, {**upload, **part, "Body": data})
+                parts.append({**part, "ETag": reply["ETag"]})
+            self._complete(path, {**upload, "MultipartUpload": {"Parts": parts}}, size)
+        except BaseException:
+            with contextlib.suppress(PipelineError):
+                self._call("abort_multipart_upload", path, upload)
+            raise
+
+    def _complete(self, path: str, request: Mapping[str, object], size: int) -> None:
+        try:
+            self._call("complete_multipart_upload", path, request)
+        except NotFoundError:  # a retry after a lost reply: the upload is no more, because it is the object
+            if self._size(path) != size:
+                raise
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return int(self._call("head_object", path, {})["ContentLength"])
+        except NotFoundError:
+            return None
+
+    def _read(self, path: str, start: int | None, end: int | None) -> bytes:
+        name = f"{self._bucket}/{self._key(path)}"
+        with named_failures(self._where(path)):
+            for _ in range(TRIES - 1):
+                with contextlib.suppress(*BROKEN_BODY):
+                    return self._client().cat_file(name, start=start, end=end, max_concurrency=1)
+            return self._client().cat_file(name, start=start, end=end, max_concurrency=1)
+
+    def _call(self, method: str, path: str, arguments: Mapping[str, object]) -> dict[str, Any]:
+        key = self._key(path)
+        with named_failures(self._where(path)):
+            return self._client().call_s3(method, Bucket=self._bucket, Key=key, **arguments)
+
+    def _client(self) -> Client:
+        with self._lock:
+            if self._connected is None or self._connected[0] != os.getpid():
+                self._connected = (os.getpid(), connect())
+            return self._connected[1]
+
+    def _key(self, path: str) -> str:
+        key = checked_path(path, self.url).as_posix()
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _where(self, path: str) -> str:
+        return f"s3://{self._bucket}/{self._key(path)}"
+
+
+def _split_url(url: str) -> tuple[str, str]:
+    place = url.removeprefix("s3://")
+    bucket, _, prefix = place.partition("/")
+    if "@" in bucket or ":" in bucket:
+        raise ConfigError(
+            "the s3:// URL holds more than s3://BUCKET/PREFIX; credentials and the endpoint come from the "
+            "environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3"
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise ConfigError(f"{url}: {bucket!r} can be no bucket; write s3://BUCKET/PREFIX")
+    stripped = prefix.strip("/")
+    return bucket, checked_path(stripped, f"s3://{bucket}").as_posix() if stripped else ""
