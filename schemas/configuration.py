@@ -5,7 +5,8 @@ are none of plain text, numbers, lists and maps, the third hide a value.
 """
 
 import difflib
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -80,30 +81,54 @@ def build(value: object, model: type[Model], where: str) -> Model:
 def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     path = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        key = str(detail["loc"][-1])
-        known = sorted(_field_names(model))
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"unknown key {path!r}" + (f", did you mean {close[0]!r}?" if close else "")
+        close = _find_nearest_key(model, detail["loc"])
+        return f"unknown key {path!r}" + (f", did you mean {close!r}?" if close else "")
     if detail["type"] == "missing":
         return f"{path!r} is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{path or 'document'}: {message[:1].lower()}{message[1:]} (got {detail['input']!r:.80})"
 
 
-def _field_names(model: type[BaseModel]) -> set[str]:
-    """Names of all fields of a model and of the models inside it."""
-    names: set[str] = set()
-    waiting: list[object] = [model]
-    seen: set[object] = set()
+def _find_nearest_key(model: type[BaseModel], place: Sequence[str | int]) -> str | None:
+    """The key that an unknown one may be meant for: its neighbour, or the path of one elsewhere."""
+    key = str(place[-1])
+    beside = {name for one in _models_at(model, place[:-1]) for name in one.model_fields} - {key}
+    near = difflib.get_close_matches(key, sorted(beside), n=1, cutoff=0.5)
+    if near:
+        return near[0]
+    paths: dict[str, str] = {}
+    for path in _list_key_paths(model):
+        paths.setdefault(path.rpartition(".")[2], path)
+    near = difflib.get_close_matches(key, sorted(paths), n=1, cutoff=0.5)
+    return paths[near[0]] if near else None
+
+
+def _models_at(model: type[BaseModel], place: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that may stand at a place; indices of lists and branches of unions are passed over."""
+    models = [model]
+    for part in place:
+        fields = [one.model_fields[str(part)] for one in models if part in one.model_fields]
+        if fields:
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
+    return models
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """The models that an annotation names, itself or in lists, maps and unions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _list_key_paths(model: type[BaseModel]) -> Iterator[str]:
+    """Dotted paths of all keys of a model and of the models inside it, level by level."""
+    waiting = deque([("", model)])
+    seen: set[type[BaseModel]] = set()
     while waiting:
-        current = waiting.pop()
+        path, current = waiting.popleft()
         if current in seen:
             continue
         seen.add(current)
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            for name, field in current.model_fields.items():
-                names.add(name)
-                waiting.append(field.annotation)
-        else:
-            waiting.extend(get_args(current))
-    return names
+        for name, field in current.model_fields.items():
+            yield f"{path}{name}"
+            waiting.extend((f"{path}{name}.", inner) for inner in _models_in(field.annotation))

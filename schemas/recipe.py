@@ -1,8 +1,9 @@
 """Recipes: what a corpus is made of, as a user writes it in YAML.
 
-The recipe's digest covers what decides bytes: sources, selections, views, encoder, codec, shard limits. Where
-files lie, which engine runs and how many rejects are tolerated are left out: they may differ from machine to
-machine and the corpus is still the same.
+The recipe's digest covers what decides bytes of examples and sample shards: sources, selections, number of
+views, shard limits. Encoder and codec are the feature spec's matter. What the recipe is called, where files
+lie, which engine runs and how many rejects are tolerated are left out: they may differ between machines while
+the corpus is the same.
 """
 
 import re
@@ -140,4 +141,4 @@ class Recipe(StrictModel):
             "video": self.views.video.model_dump(mode="json", exclude={"backend"}),
             "shards": self.shards.model_dump(mode="json"),
         }
-        return digest_of({"name": self.name, "sources": sources, "planned": planned})
+        return digest_of({"sources": sources, "planned": planned})

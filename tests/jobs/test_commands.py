@@ -192,10 +192,10 @@ def test_stages_come_in_order(recipe):
 def test_a_recipe_that_changed_since_ingest_is_told(recipe):
     corpus = ("--corpus", "corpus")
     assert run_onetoken("ingest", recipe(), *corpus).status == 0
-    changed = recipe(views={"image": "global"})
-    refuse(FAILED, "run `onetoken ingest` with it first", "shard", changed, *corpus)
-    assert run_onetoken("shard", recipe(), *corpus).status == 0
-    refuse(FAILED, "run `onetoken ingest` and `onetoken shard`", "featurize", recipe(name="two"), *corpus)
+    changed = {"views": {"image": "global"}}
+    refuse(FAILED, "run `onetoken ingest` with it first", "shard", recipe(**changed), *corpus)
+    assert run_onetoken("shard", recipe(name="two"), *corpus).status == 0
+    refuse(FAILED, "run `onetoken ingest` and `onetoken shard`", "featurize", recipe(**changed), *corpus)
 
 
 @pytest.mark.parametrize(

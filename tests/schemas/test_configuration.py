@@ -26,6 +26,11 @@ def test_sizes_and_defaults() -> None:
     [
         (RECIPE.replace("media_root", "media_rot"), "'sources.0.media_rot', did you mean 'media_root'"),
         (RECIPE + "codecs: int8\n", "unknown key 'codecs', did you mean 'codec'"),
+        (RECIPE + "max_frames: 9\n", "unknown key 'max_frames', did you mean 'views.video.max_frames'"),
+        (RECIPE + "fps: 1\n", "unknown key 'fps', did you mean 'views.video.fps'"),
+        (RECIPE.replace("media_root", "shards"), r"unknown key 'sources\.0\.shards', did you mean 'shards'"),
+        (RECIPE + "views: {video: {frames: 9}}\n", "'views.video.frames', did you mean 'max_frames'"),
+        (RECIPE + "zzz: 1\n", "unknown key 'zzz'$"),
         (RECIPE + "name: again\n", "'name' stands twice"),
         ("a: &x [1]\nb: *x\n", r"aliases \(\*x\) are refused"),
         ("name: !!python/object/apply:os.system [ls]\n", "tags \\(!\\) are refused"),
@@ -51,8 +56,9 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
     assert caught.value.exit_status == 2
 
 
-def test_the_recipe_digest_knows_no_places() -> None:
+def test_the_recipe_digest_knows_neither_places_nor_its_name() -> None:
     recipe = parse_yaml(RECIPE, Recipe, "r.yaml")
-    moved = parse_yaml(RECIPE.replace("images", "/elsewhere"), Recipe, "r.yaml")
+    moved = parse_yaml(RECIPE.replace("images", "/elsewhere").replace("small", "renamed"), Recipe, "r.yaml")
+    assert moved.name == "renamed"
     other = parse_yaml(RECIPE.replace("64MiB", "65MiB"), Recipe, "r.yaml")
     assert recipe.ingest_digest == moved.ingest_digest != other.ingest_digest

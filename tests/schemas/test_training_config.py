@@ -34,6 +34,9 @@ def test_the_projector_follows_lr_in_stage_1_only() -> None:
         ("data: {batch: 10, micro_batch: 4}", "no multiple"),
         ("data: {frames: {max: 2, uniform: 3}}", "either max or uniform"),
         ("optimiser: {}", "did you mean 'optimizer'"),
+        ("sources: {a: 1}", "unknown key 'sources', did you mean 'data.sources'"),
+        ("run: {lr: 1}", r"unknown key 'run\.lr', did you mean 'optimizer\.lr'"),
+        ("data: {data: {}}", r"unknown key 'data\.data', did you mean 'data'"),
     ],
 )
 def test_contradictions_are_refused(extra: str, message: str) -> None:
