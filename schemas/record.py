@@ -43,6 +43,7 @@ class Repair(StrEnum):
     LEAKED_LABEL_REMOVED = "leaked_label_removed"
     VIDEO_PLACEHOLDER_RENAMED = "video_placeholder_renamed"
     PLACEHOLDER_ESCAPED = "placeholder_escaped"
+    FOUND_BY_STEM = "found_by_stem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Locator:
-    """Where a record stands: the annotation file as the recipe names it, and the row, counted from 0."""
+    """Where a record stands: the annotation file, and the row, counted from 0.
+
+    The file is named from the folder that all annotation files of the source share, wherever that lies.
+    """
 
     file: str
     row: int

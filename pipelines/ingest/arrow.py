@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,9 @@ _parquet: Any = pyarrow.parquet
 
 ARROW_ERRORS: Final[tuple[type[Exception], ...]] = (_arrow.ArrowException, OSError, UnicodeDecodeError)
 """What reading a damaged file raises; UnicodeDecodeError when bad UTF-8 becomes Python text."""
+
+VALUE_ERRORS: Final[tuple[type[Exception], ...]] = (ValueError, OverflowError)
+"""What one cell raises that Python has no value for: text that is no UTF-8, a date out of range."""
 
 ROWS_PER_GROUP: Final = 16_384
 
@@ -34,6 +38,16 @@ class ParquetFile:
         for batch in self._file.iter_batches(batch_rows, columns=leaves, use_threads=False):
             yield from batch.to_pylist()
 
+    def readable_rows(self, leaves: Sequence[str], batch_rows: int = 1024) -> Iterator["ReadableRow"]:
+        """All rows, each without the cells that cannot be read; one such cell spoils no other."""
+        for batch in self._file.iter_batches(batch_rows, columns=leaves, use_threads=False):
+            try:
+                rows: list[Values] = batch.to_pylist()
+            except VALUE_ERRORS:
+                yield from (_read_cells(batch, index) for index in range(batch.num_rows))
+            else:
+                yield from (ReadableRow(values) for values in rows)
+
     def read_group(self, group: int, leaf: str) -> "Column":
         """One column of one row group."""
         table = self._file.read_row_group(group, columns=[leaf], use_threads=False)
@@ -42,6 +56,25 @@ class ParquetFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadableRow:
+    """The cells of a row that can be read, and what is wrong with the first that cannot."""
+
+    values: Values
+    problem: str | None = None
+
+
+def _read_cells(batch: Any, index: int) -> ReadableRow:  # noqa: ANN401 - pyarrow has no types
+    values: Values = {}
+    problem: str | None = None
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            values[name] = column[index].as_py()
+        except VALUE_ERRORS as error:
+            problem = problem or f"column {name!r} cannot be read: {error}"
+    return ReadableRow(values, problem)
 
 
 class Column:

@@ -56,8 +56,10 @@ def group_records(
             groups.rejects.append(Reject(record.source, record.locator, error.code, error.message, one.raw))
             continue
         groups.examples.append(example)
-        groups.repairs.setdefault(record.source, Counter()).update(record.repairs)
+        repairs = groups.repairs.setdefault(record.source, Counter())
+        repairs.update(record.repairs)
         if found:
+            repairs.update([Repair.FOUND_BY_STEM] if found.is_by_stem else ())
             row = MediumRow(found.facts, 1, record.source, found.location)
             known = groups.media.get(found.facts.sha256)
             groups.media[found.facts.sha256] = known.merged_with(row) if known else row

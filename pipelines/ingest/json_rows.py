@@ -22,7 +22,7 @@ from typing import Final, cast
 
 import msgspec
 
-from schemas.errors import CorruptError
+from schemas.errors import CorruptError, RejectCode
 
 MAX_ROW_BYTES: Final = 64 << 20
 """A longer row is taken for a missing quote or bracket."""
@@ -48,6 +48,8 @@ class Row:
     raw: bytes
     value: object = None
     problem: str | None = None
+    code: RejectCode = RejectCode.BAD_JSON
+    """Of the problem."""
 
 
 def parse_row(number: int, raw: bytes) -> Row:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.ingest.annotations import list_annotations
 from pipelines.ingest.media_root import MediaRoot
 from pipelines.ingest.parquet_rows import EmbeddedMedia
 from schemas.errors import ConfigError
@@ -17,7 +18,7 @@ class MediaSource:
 
     name: str
     folder: str
-    """The media root; for embedded media, the folder that annotation paths start from."""
+    """The media root; for embedded media, the folder that all annotation files share."""
     is_embedded: bool
 
 
@@ -25,12 +26,12 @@ def locate_media(configs: Iterable[SourceConfig], here: Path) -> tuple[MediaSour
     """The media sources of a recipe; one without a media root and without embedded media is left out.
 
     Raises:
-        ConfigError: when a media root is no folder.
+        ConfigError: when a media root is no folder, or embedded media are in no file.
     """
     sources: list[MediaSource] = []
     for config in configs:
         if config.format == "onevision":
-            sources.append(MediaSource(config.name, str(here), True))
+            sources.append(MediaSource(config.name, str(list_annotations(config, here).folder), True))
         elif config.media_root is not None:
             folder = here / config.media_root
             if not folder.is_dir():
@@ -65,6 +66,10 @@ class MediaReader:
             SampleError: as `MediaRoot.read` and `EmbeddedMedia.read`.
         """
         return self._folder(source).read(location, kind)
+
+    def describe(self, source: str, location: str) -> str:
+        """The whole path of a location, for messages."""
+        return str(self._folder(source).folder / location)
 
     def _folder(self, source: str) -> MediaRoot | EmbeddedMedia:
         if source not in self._media:

@@ -1,13 +1,14 @@
 r"""Paths of records to files below the media root, and to nothing else.
 
 A path comes from a file that strangers wrote. It is checked as text first (no absolute path, no `..`, no
-NUL, no backslash), then followed: whatever symbolic links it passes, the real file has to lie below the
-real root, and has to be a plain file; pipes, devices and folders are never opened. When the file is
-opened it is followed once more, and the last component may not be a link by then.
+control character, no backslash), then followed: whatever symbolic links it passes, the real file has to
+lie below the real root, and has to be a plain file; pipes, devices and folders are never opened. When the
+file is opened it is followed once more, and the last component may not be a link by then.
 
 A path that is not there is tried by its stem, since published sets were renamed (OCR-VQA's GIFs, `.pkl`
 features in place of clips): one file of the folder with the same stem and an extension of the wanted kind
-is it, two are ambiguous. That costs one listing per folder, kept as long as the worker lives.
+is it, two are ambiguous. Ingest counts the records that it happens to. It costs one listing per folder,
+kept as long as the worker lives.
 """
 
 import os
@@ -22,7 +23,7 @@ from schemas.record import MediumKind, MediumReference
 MAX_FILE_BYTES: Final = 2 << 30
 """A medium is read whole; a longer one is refused."""
 
-_UNSAFE: Final = re.compile(r"[\0\\]|^[A-Za-z]:/")
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|^[A-Za-z]:/")
 _EXTENSIONS: Final = {
     MediumKind.IMAGE: frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}),
     MediumKind.VIDEO: frozenset(
@@ -51,6 +52,7 @@ class MediaRoot:
     """The folder that the media of a source lie in."""
 
     def __init__(self, root: Path) -> None:
+        self.folder = root
         self._root = os.path.realpath(root)
         self._listings: dict[str, dict[str, list[str]]] = {}
 

@@ -2,7 +2,8 @@
 
 `read_parquet` leaves the column `image.bytes` on disk: a set of pictures is a thousand times larger than
 its text, and the probe reads them elsewhere. What a row's raw bytes are is then a choice: canonical JSON
-of the other columns.
+of the other columns. A cell that cannot be read (text that is no UTF-8) costs its row alone, whose raw
+bytes are then those of the cells that can.
 
 `EmbeddedMedia` holds one row group's pictures at a time, so neighbouring rows cost one read.
 """
@@ -22,7 +23,8 @@ from schemas.record import MediumKind, MediumReference
 
 BYTES_COLUMN: Final = "image.bytes"
 
-_ENCODE: Final = msgspec.json.Encoder(order="deterministic").encode
+_ENCODE: Final = msgspec.json.Encoder(order="deterministic", enc_hook=str).encode
+"""Timestamps in nanoseconds come as classes that JSON knows nothing of: they are written as text."""
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Row]:
@@ -34,8 +36,9 @@ def read_parquet(path: Path, name: str) -> Iterator[Row]:
     number = 0
     try:
         with closing(ParquetFile(path)) as file:
-            for value in file.rows(_leaves_to_read(file.leaves)):
-                yield Row(number, _ENCODE(value), value)
+            for row in file.readable_rows(_leaves_to_read(file.leaves)):
+                value = row.values if row.problem is None else None
+                yield Row(number, _ENCODE(row.values), value, row.problem, RejectCode.BAD_TYPE)
                 number += 1
     except ARROW_ERRORS as error:
         raise CorruptError(f"annotations {name}: row {number} or later: damaged parquet: {error}") from error
@@ -45,7 +48,7 @@ class EmbeddedMedia:
     """Pictures inside parquet files, found by `FILE#ROW`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._file = ""
         self._starts: list[int] = []
         self._group = -1
@@ -74,13 +77,13 @@ class EmbeddedMedia:
 
     def _read_value(self, name: str, number: int) -> object:
         if name != self._file:
-            with closing(ParquetFile(self._folder / name)) as file:
+            with closing(ParquetFile(self.folder / name)) as file:
                 rows = file.group_rows
             self._starts = [sum(rows[:index]) for index in range(len(rows))]
             self._file, self._group = name, -1
         group = bisect.bisect_right(self._starts, number) - 1
         if self._pictures is None or group != self._group:
-            with closing(ParquetFile(self._folder / name)) as file:
+            with closing(ParquetFile(self.folder / name)) as file:
                 self._pictures = file.read_group(group, BYTES_COLUMN)
             self._group = group
         return self._pictures.value(number - self._starts[group])

@@ -8,6 +8,7 @@ frame of a clip is): damage inside shows when features are made, under the same 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import PurePosixPath
 from typing import Final
 
 from operators.image import read_image_facts
@@ -41,6 +42,8 @@ class FoundMedium:
 
     location: str
     facts: MediumFacts
+    is_by_stem: bool = False
+    """The record gives another extension, and there is no such file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,11 @@ def probe_medium(reader: MediaReader, request: MediumRequest) -> Finding:
     except SampleError as error:
         return RejectedMedium(error.code, error.message)
     try:
-        return FoundMedium(
-            location, read_facts(reader.read(request.source, location, request.kind), request.kind)
-        )
+        facts = read_facts(reader.read(request.source, location, request.kind), request.kind)
     except SampleError as error:
         return RejectedMedium(error.code, f"{location!r}: {error.message}")
+    has_other_name = PurePosixPath(location).name != PurePosixPath(request.path).name
+    return FoundMedium(location, facts, has_other_name and not request.by_stem)
 
 
 def read_facts(data: bytes, kind: MediumKind) -> MediumFacts:

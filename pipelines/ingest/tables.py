@@ -84,7 +84,8 @@ class MediumRow:
     times_used: int
     source: str
     location: str
-    """Path below the media root of the source, or `FILE#ROW`; of several places, the smallest pair."""
+    """Path below the media root of the source, or `FILE#ROW`, the file named as in a locator; of several
+    places, the smallest pair."""
 
     def merged_with(self, other: "MediumRow") -> "MediumRow":
         """The row of a medium that more examples are about."""

@@ -100,9 +100,9 @@ def read_media_data(reader: MediaReader, media: Sequence[MediumRow]) -> dict[str
         try:
             found = reader.read(medium.source, medium.location, facts.kind)
         except SampleError as error:
-            raise MismatchError(f"{_explain(medium)}: {error.message}; run ingest again") from error
+            raise MismatchError(f"{_explain(medium, reader)}: {error.message}; run ingest again") from error
         if sha256_hex(found) != facts.sha256:
-            raise MismatchError(f"{_explain(medium)}: its bytes have changed; run ingest again")
+            raise MismatchError(f"{_explain(medium, reader)}: its bytes have changed; run ingest again")
         data[facts.sha256] = found
     return data
 
@@ -141,5 +141,6 @@ def _row_last(location: str) -> tuple[str, int]:
     return (file, int(row)) if row.isdecimal() else (location, 0)
 
 
-def _explain(medium: MediumRow) -> str:
-    return f"source {medium.source}: {medium.location!r} is not what ingest saw"
+def _explain(medium: MediumRow, reader: MediaReader) -> str:
+    path = reader.describe(medium.source, medium.location)
+    return f"source {medium.source}: {path} is not what ingest saw"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines.ingest import json_rows
 from pipelines.ingest.json_rows import read_array, read_lines
 from pipelines.ingest.rows import read_rows
-from schemas.errors import ConfigError, CorruptError
+from schemas.errors import ConfigError, CorruptError, RejectCode
 
 nasty_text = st.text(alphabet=st.sampled_from('a"\\[]{},:\n é😀'), max_size=8) | st.sampled_from(
     ['}, {"id": ', ']}, {"id": ', '\\\\"', "</s>"]
@@ -241,6 +241,32 @@ def test_parquet_that_has_bytes_alone_is_read_with_them(tmp_path):
     rows = [{"image": {"bytes": b"x"}}, {"image": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.json")
     assert [row.value for row in read_rows(tmp_path / "a.json", "a")] == rows
+
+
+def test_a_cell_that_cannot_be_read_costs_its_row_alone(tmp_path):
+    texts = pa.array([b"fine", b"\xff\xfe", b"fine", b"\xff"], pa.binary()).view(pa.string())
+    seconds = pa.array([0, 1, 1 << 50, 1 << 50], pa.timestamp("s"))
+    table = pa.table({"id": pa.array(range(4)), "q": texts, "when": seconds})
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows = list(read_rows(tmp_path / "a.parquet", "a.parquet"))
+    assert [row.number for row in rows] == [0, 1, 2, 3]
+    assert [row.problem is None for row in rows] == [True, False, False, False]
+    assert [row.value is None for row in rows] == [False, True, True, True]
+    assert {row.code for row in rows[1:]} == {RejectCode.BAD_TYPE}
+    assert "column 'q' cannot be read: 'utf-8'" in rows[1].problem
+    assert "column 'when' cannot be read" in rows[2].problem
+    assert [sorted(json.loads(row.raw)) for row in rows] == [
+        ["id", "q", "when"],
+        ["id", "when"],
+        ["id", "q"],
+        ["id"],
+    ]
+
+
+def test_times_that_json_does_not_know_are_text(tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "when": pa.array([1], pa.timestamp("ns"))}), tmp_path / "a.parquet")
+    (row,) = read_rows(tmp_path / "a.parquet", "a.parquet")
+    assert (row.problem, json.loads(row.raw)["id"]) == (None, "a")
 
 
 def test_a_missing_file_is_a_matter_of_the_recipe(tmp_path):

@@ -3,11 +3,13 @@
 import json
 import os
 from collections import Counter
-from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from watched_storage import read_objects
 
 from infra.storage import LocalStorage
 from pipelines.commit import load_manifest, read_object
@@ -21,12 +23,7 @@ from schemas.digest import canonical_json, sha256_hex
 from schemas.errors import ConfigError, CorruptError, FatalError
 from schemas.medium import item_key_of_media, item_key_of_text
 from schemas.recipe import Recipe
-
-
-def objects_of(storage):
-    root = Path(storage.url)
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+from schemas.record import Locator
 
 
 def rows_of(storage, entries, read):
@@ -61,7 +58,7 @@ def test_the_tiny_corpus_comes_out_as_it_was_planted(tiny_recipe, storage):
         "unsafe_path": 1,
         "wrong_kind": 1,
     }
-    assert mix.repairs == {"placeholder_added": 1}
+    assert mix.repairs == {"found_by_stem": 1, "placeholder_added": 1}
     assert (qa.read, qa.written, qa.rejects) == (5, 4, {"empty_file": 1})
     assert qa.repairs == {"leaked_label_removed": 4}
     assert (one.read, one.written, one.rejected) == (5, 5, 0)
@@ -131,8 +128,8 @@ def test_any_engine_gives_the_same_bytes(tiny_recipe, tmp_path, far_engine, monk
     here, there = LocalStorage(tmp_path / "here"), LocalStorage(tmp_path / "there")
     ingest(tiny_recipe, here, SerialEngine())
     ingest(tiny_recipe, there, far_engine)
-    assert objects_of(here) == objects_of(there)
-    assert len(objects_of(here)) == 2 + 2 + 2
+    assert read_objects(here.url) == read_objects(there.url)
+    assert len(read_objects(here.url)) == 2 + 2 + 2
 
 
 def test_large_tables_are_cut_by_leading_digits(tiny_recipe, storage, monkeypatch):
@@ -172,7 +169,7 @@ def test_annotations_may_be_patterns_and_lists(tiny_recipe, tiny_folder, storage
     recipe = only(tiny_recipe, 0, annotations=["parts/*.jsonl", "parts/a.jsonl"], media_root=None)
     manifest = ingest(recipe, storage, SerialEngine())
     found = {e.record_file: e.record_id for e in rows_of(storage, manifest.examples, read_examples)}
-    assert found == {"parts/a.jsonl": "a", "parts/b.jsonl": "b"}
+    assert found == {"a.jsonl": "a", "b.jsonl": "b"}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +185,7 @@ def test_annotations_may_be_patterns_and_lists(tiny_recipe, tiny_folder, storage
 def test_what_the_recipe_gets_wrong_is_said_before_anything_is_written(tiny_recipe, storage, fields, words):
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
         ingest(only(tiny_recipe, 0, **fields), storage, SerialEngine())
-    assert objects_of(storage) == {}
+    assert read_objects(storage.url) == {}
 
 
 def test_a_cut_annotation_file_is_fatal_and_publishes_nothing(tiny_recipe, tiny_folder, storage):
@@ -196,7 +193,7 @@ def test_a_cut_annotation_file_is_fatal_and_publishes_nothing(tiny_recipe, tiny_
     (tiny_folder / "llava.json").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptError, match=r"llava\.json: row \d+, byte \d+"):
         ingest(tiny_recipe, storage, SerialEngine())
-    assert objects_of(storage) == {}
+    assert read_objects(storage.url) == {}
 
 
 def test_later_stages_are_kept_exactly_while_examples_and_media_are_the_same(
@@ -222,7 +219,7 @@ def test_a_record_that_got_lost_stops_the_run(tiny_recipe, storage, monkeypatch)
     monkeypatch.setattr(flow, "group_records", lose_one)
     with pytest.raises(FatalError, match="fault of the program"):
         ingest(tiny_recipe, storage, SerialEngine())
-    assert objects_of(storage) == {}
+    assert read_objects(storage.url) == {}
 
 
 texts = st.sampled_from(["<image>\nq", "q", "", "<image>", "<video>\nq", "a <image> b", 7])
@@ -269,6 +266,29 @@ def test_read_is_written_plus_rejected_plus_not_taken(
     assert (totals.written, totals.rejected) == (len(examples), len(rejects))
     assert [json.loads(reject.raw) for reject in rejects] == [rows[reject.locator.row] for reject in rejects]
     assert Counter(reject.code for reject in rejects) == totals.rejects
+
+
+def test_a_record_that_names_another_extension_is_counted_each_time(tiny_recipe, tiny_folder, storage):
+    talk = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "A."}]
+    names = ["renamed.jpg", "renamed.jpg", "./renamed.jpg", "renamed.gif", "gif.jpg"]
+    rows = [{"id": n, "image": f"pictures/{name}", "conversations": talk} for n, name in enumerate(names)]
+    (tiny_folder / "named.json").write_text(json.dumps(rows))
+    (totals,) = ingest(only(tiny_recipe, 0, annotations="named.json"), storage, SerialEngine()).sources
+    assert (totals.written, totals.repairs) == (5, {"found_by_stem": 3})
+
+
+def test_a_cell_that_cannot_be_read_is_a_reject(tiny_recipe, tiny_folder, storage):
+    table = pq.read_table(tiny_folder / "one.parquet")
+    sources = [b"s", b"s", b"\xff", b"s", b"s"]
+    broken = table.set_column(3, "data_source", pa.array(sources, pa.binary()).view(pa.string()))
+    pq.write_table(broken, tiny_folder / "one.parquet", row_group_size=2)
+    manifest = ingest(only(tiny_recipe, 2), storage, SerialEngine())
+    (totals,) = manifest.sources
+    assert (totals.read, totals.written, totals.rejects) == (5, 4, {"bad_type": 1})
+    (reject,) = rows_of(storage, manifest.quarantine, read_quarantine)
+    assert reject.locator == Locator("one.parquet", 2)
+    assert json.loads(reject.raw)["id"] == "a/b.2"
+    assert "data_source" in reject.message
 
 
 def test_objects_are_named_by_what_they_hold(tiny_recipe, storage):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
+from watched_storage import DiedError, MortalStorage, read_objects
 
 from infra.storage import LocalStorage
 from infra.tar import read_index, scan_tar
@@ -19,12 +20,6 @@ from schemas.digest import canonical_json, sha256_hex
 from schemas.errors import ConfigError, MismatchError, NotFoundError
 from schemas.medium import item_key_of_media
 from schemas.recipe import ShardLimits
-
-
-def objects_of(storage):
-    root = Path(storage.url)
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 def build_corpus(recipe, storage, engine=None):
@@ -133,8 +128,8 @@ def test_any_engine_gives_the_same_corpus(tiny_recipe, tmp_path, far_engine):
     here, there = LocalStorage(tmp_path / "here"), LocalStorage(tmp_path / "there")
     build_corpus(tiny_recipe, here)
     build_corpus(tiny_recipe, there, far_engine)
-    assert objects_of(here) == objects_of(there)
-    assert len(objects_of(here)) > 20
+    assert read_objects(here.url) == read_objects(there.url)
+    assert len(read_objects(here.url)) > 20
 
 
 class Unreadable(SerialEngine):
@@ -147,11 +142,11 @@ class Unreadable(SerialEngine):
 
 def test_a_second_run_reads_no_medium(tiny_recipe, tiny_folder, storage):
     first = build_corpus(tiny_recipe, storage)
-    before = objects_of(storage)
+    before = read_objects(storage.url)
     for path in (tiny_folder / "media").rglob("*.*"):
         path.unlink()
     assert shard(tiny_recipe, storage, Unreadable()) == first
-    assert objects_of(storage) == before
+    assert read_objects(storage.url) == before
 
 
 def test_a_new_medium_rewrites_its_leaf_alone(tiny_recipe, tiny_folder, storage):
@@ -207,65 +202,22 @@ def test_another_recipe_is_refused(tiny_recipe, storage):
         shard(other, storage, SerialEngine())
 
 
-class DiedError(Exception):
-    """The process was killed."""
-
-
-class MortalStorage:
-    """Storage of a process that is killed after so many writes; each is whole or not there at all."""
-
-    def __init__(self, storage, num_writes):
-        self._storage = storage
-        self._left = num_writes
-
-    def _write(self, name, *arguments):
-        if not self._left:
-            raise DiedError
-        self._left -= 1
-        return getattr(self._storage, name)(*arguments)
-
-    @property
-    def url(self):
-        return self._storage.url
-
-    def exists(self, path):
-        return self._storage.exists(path)
-
-    def read_bytes(self, path):
-        return self._storage.read_bytes(path)
-
-    def read_range(self, path, offset, length):
-        return self._storage.read_range(path, offset, length)
-
-    def list(self, folder):
-        return self._storage.list(folder)
-
-    def put(self, path, file):
-        self._write("put", path, file)
-
-    def create(self, path, data):
-        return self._write("create", path, data)
-
-    def replace(self, path, data, expected):
-        self._write("replace", path, data, expected)
-
-
 def test_dying_before_any_write_and_starting_again_changes_no_byte(tiny_recipe, tmp_path):
     undisturbed = LocalStorage(tmp_path / "undisturbed")
     build_corpus(tiny_recipe, undisturbed)
-    expected = objects_of(undisturbed)
+    expected = read_objects(undisturbed.url)
     num_deaths = 0
     while True:
         storage = LocalStorage(tmp_path / f"{num_deaths}")
         try:
-            build_corpus(tiny_recipe, MortalStorage(storage, num_deaths))
+            build_corpus(tiny_recipe, MortalStorage(storage.url, num_deaths))
         except DiedError:
             num_deaths += 1
         else:
             break
         build_corpus(tiny_recipe, storage)
-        assert objects_of(storage) == expected
-    assert objects_of(storage) == expected
+        assert read_objects(storage.url) == expected
+    assert read_objects(storage.url) == expected
     # tables, shards, indexes, commits, two manifests and their pointers
     assert num_deaths == len(expected) + 1
 
@@ -278,9 +230,9 @@ def test_dying_again_and_again_still_arrives(tiny_recipe, tmp_path):
     while True:
         num_runs += 1
         try:
-            build_corpus(tiny_recipe, MortalStorage(storage, 8 + num_runs))
+            build_corpus(tiny_recipe, MortalStorage(storage.url, 8 + num_runs))
             break
         except DiedError:
             continue
-    assert objects_of(storage) == objects_of(undisturbed)
+    assert read_objects(storage.url) == read_objects(undisturbed.url)
     assert num_runs > 2

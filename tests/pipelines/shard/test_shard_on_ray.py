@@ -1,8 +1,7 @@
 """Ray and the serial engine write the same corpus, byte for byte."""
 
-from pathlib import Path
-
 import pytest
+from watched_storage import read_objects
 
 from infra.ray_cluster import ray_cluster
 from infra.storage import LocalStorage
@@ -14,11 +13,6 @@ from pipelines.shard.flow import shard
 pytestmark = pytest.mark.ray
 
 
-def read_all(root: Path) -> dict[str, bytes]:
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-
-
 def test_ray_writes_what_the_serial_engine_writes(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.ingest.probe.FILES_PER_UNIT", 3)
     with ray_cluster(num_cpus=2):
@@ -26,6 +20,6 @@ def test_ray_writes_what_the_serial_engine_writes(tiny_recipe, tmp_path, monkeyp
             storage = LocalStorage(tmp_path / name)
             ingest(tiny_recipe, storage, engine)
             shard(tiny_recipe, storage, engine)
-    serial = read_all(tmp_path / "serial")
+    serial = read_objects(tmp_path / "serial")
     assert len(serial) > 20
-    assert read_all(tmp_path / "ray") == serial
+    assert read_objects(tmp_path / "ray") == serial
