@@ -23,6 +23,9 @@ from typing import Any
 
 from schemas.errors import ConfigError, MismatchError, NotFoundError
 
+# Ray reads its token once per process, so a process has one for all the clusters that it starts.
+_TOKEN = secrets.token_hex(32)
+
 PACKAGES = ("schemas", "operators", "infra", "pipelines", "jobs")
 
 
@@ -64,7 +67,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
 def _local_environment(folder: Path) -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         # The only setting that makes every server of a single machine listen on 127.0.0.1 alone.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
