@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -61,9 +62,15 @@ def describe(path: Path, key: str | None) -> Described:
 def describe_corpus(folder: Path) -> Described:
     """Totals of the manifest in force."""
     from pipelines.commit import load_manifest
+    from pipelines.ingest.rejects import group_rejects
 
-    manifest = load_manifest(open_storage(folder))
+    storage = open_storage(folder)
+    manifest = load_manifest(storage)
     lines = [f"corpus {manifest.name!r}, manifest {manifest.digest[:16]}", *ingest_lines(manifest)]
+    rejects = group_rejects(storage, manifest)
+    for group in rejects:
+        first = f"{group.record_file}:{group.record_row}: {group.message}"
+        lines.append(f"  rejected of {group.source}: {group.count} {group.code}, first {first}")
     values: dict[str, object] = {"name": manifest.name, "manifest": manifest.digest}
     values |= ingest_values(manifest)
     if manifest.shards:
@@ -72,7 +79,7 @@ def describe_corpus(folder: Path) -> Described:
     sets = {digest: feature_values(digest, features) for digest, features in manifest.features.items()}
     for digest, features in manifest.features.items():
         lines += feature_lines(digest, features)
-    return lines, {**values, "features": sets}
+    return lines, {**values, "features": sets, "reject_groups": [asdict(group) for group in rejects]}
 
 
 def describe_shard(path: Path) -> Described:
