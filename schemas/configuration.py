@@ -1,7 +1,8 @@
 """YAML into checked models: safe loading, and errors that name the nearest known key.
 
 Aliases, tags and duplicate keys are refused: the first make small files huge, the second make values that
-are none of plain text, numbers, lists and maps, the third hide a value.
+are none of plain text, numbers, lists and maps, the third hide a value. Deep nesting is refused, too: the
+parser's time grows with its square.
 """
 
 import difflib
@@ -23,6 +24,8 @@ class StrictModel(BaseModel):
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MAX_DEPTH = 32
+
 
 class _StrictLoader(yaml.SafeLoader):
     """Plain values only, and no key twice."""
@@ -40,7 +43,17 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _refuse_aliases_and_tags(text: str) -> None:
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+
+
+def _refuse_what_is_not_plain(text: str) -> None:
+    depth = 0
     scan: Any = yaml.scan  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     for token in scan(text, Loader=_StrictLoader):
         if isinstance(token, yaml.AliasToken):
@@ -49,6 +62,11 @@ def _refuse_aliases_and_tags(text: str) -> None:
             )
         if isinstance(token, yaml.TagToken):
             raise yaml.MarkedYAMLError(problem="tags (!) are refused", problem_mark=token.start_mark)
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=token.start_mark
+            )
 
 
 def parse_yaml(text: str, model: type[Model], where: str) -> Model:
@@ -58,7 +76,7 @@ def parse_yaml(text: str, model: type[Model], where: str) -> Model:
         ConfigError: for bad YAML, unknown keys (with the nearest known one) and bad values; `where` is named.
     """
     try:
-        _refuse_aliases_and_tags(text)
+        _refuse_what_is_not_plain(text)
         value: object = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where}: not readable as YAML: {error}") from error
