@@ -2,7 +2,7 @@
 
 A unit is a small plain value, the work on it a pure function of the unit and the corpus, and its result small
 again: bytes go to storage, not through the engine. What a worker needs and is dear to make (an encoder, an
-open file) is made once per process by `WorkerSpec.build`; the specification travels, the objects do not.
+open file) is made once per process by `Worker.build`; the specification travels, the objects do not.
 
 Results come as they are finished. An error that a unit lets through ends the run: units reject single records
 and items themselves.
@@ -19,7 +19,7 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 
 
 @runtime_checkable
-class WorkerSpec(Protocol[UnitIn, ResultOut]):
+class Worker(Protocol[UnitIn, ResultOut]):
     """Builds, inside the worker's process, the function that does the work."""
 
     def build(self) -> Callable[[UnitIn], ResultOut]:
@@ -53,7 +53,7 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
+        self, spec: Worker[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
     ) -> Iterator[tuple[int, Result]]:
         """Yield (index of the unit, its result) in the order of completion."""
         ...
@@ -74,7 +74,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 def run_in_order(
     engine: Engine,
-    spec: WorkerSpec[Unit, Result],
+    spec: Worker[Unit, Result],
     units: Sequence[Unit],
     stage: str,
     progress: Progress = no_progress,
@@ -96,7 +96,7 @@ class SerialEngine:
     has_gpu = False
 
     def run(
-        self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
+        self, spec: Worker[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`."""
         if not units:

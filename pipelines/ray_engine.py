@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from infra.ray_cluster import check_source, source_digest
-from pipelines.engine import ONE_CPU, Resources, Result, Unit, WorkerSpec
+from pipelines.engine import ONE_CPU, Resources, Result, Unit, Worker
 from schemas.errors import PipelineError, WorkerLostError, WorkError
 
 MAX_DEATHS: Final = 2
@@ -27,10 +27,10 @@ class _Failure:
     error: PipelineError
 
 
-class _Worker:
+class _Host:
     """Lives in a Ray actor: builds the work once, then does units."""
 
-    def __init__(self, spec: WorkerSpec[Any, Any], expected_source: str) -> None:
+    def __init__(self, spec: Worker[Any, Any], expected_source: str) -> None:
         self._spec = spec
         self._expected_source = expected_source
         self._work: Callable[[Any], Any] | None = None
@@ -66,7 +66,7 @@ class RayEngine:
         return ray.cluster_resources().get("GPU", 0) >= 1
 
     def run(
-        self, spec: WorkerSpec[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
+        self, spec: Worker[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`.
 
@@ -80,7 +80,7 @@ class RayEngine:
 class _Dispatch:
     """The state of one run: who is being hired, who is busy with what, what waits."""
 
-    def __init__(self, spec: WorkerSpec[Any, Any], units: Sequence[Any], resources: Resources) -> None:
+    def __init__(self, spec: Worker[Any, Any], units: Sequence[Any], resources: Resources) -> None:
         import ray
 
         self._ray: Any = ray
@@ -94,7 +94,7 @@ class _Dispatch:
         self._source = source_digest()
         self._actor_class: Any = ray.remote(
             num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=0, max_task_retries=0
-        )(_Worker)
+        )(_Host)
         self._num_slots = self._count_slots(resources)
 
     def _count_slots(self, resources: Resources) -> int:

@@ -41,7 +41,7 @@ class CheckpointState(StrictModel):
     """Position in the order of examples, as its source counts it."""
     stage: Literal[1, 2]
     identity: RunIdentity
-    recipe_sha256: str
+    run_sha256: str
     """Of the configuration's fields that decide numbers."""
     versions: dict[str, str]
     """Of the libraries that computed it; information, not compared."""

@@ -2,7 +2,7 @@
 
 The defaults are the paper's (LLaVA-Mini, Table 9): stage 1 trains the projector for one epoch at 1e-3;
 stage 2 everything but the vision tower for two at 1e-4, the projector at 1e-5; 256 examples a step, AdamW,
-cosine with 3 % warm-up. `recipe_fields` leaves out what decides no number (places, logging, device, memory),
+cosine with 3 % warm-up. `run_fields` leaves out what decides no number (places, logging, device, memory),
 so that a run may be resumed elsewhere; everything else must be equal.
 """
 
@@ -183,14 +183,14 @@ class TrainConfig(StrictModel):
         return self.run.epochs or (1 if self.stage == 1 else 2)
 
     @property
-    def recipe_fields(self) -> dict[str, object]:
+    def run_fields(self) -> dict[str, object]:
         """What decides the numbers, as `model.grid: 1` and so on."""
         return _flatten(self.model_dump(mode="json", exclude=_NOT_COMPARED), "")
 
     @property
-    def recipe_digest(self) -> str:
+    def run_digest(self) -> str:
         """Digest of what decides the numbers."""
-        return digest_of(self.recipe_fields)
+        return digest_of(self.run_fields)
 
 
 def _flatten(value: dict[str, object], prefix: str) -> dict[str, object]:

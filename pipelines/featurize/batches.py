@@ -17,7 +17,7 @@ from torch import Tensor
 
 Owner = TypeVar("Owner")
 
-Views = UInt8[np.ndarray, "_ height width 3"]
+ViewArray = UInt8[np.ndarray, "_ height width 3"]
 """Any number of views; in a list of these every entry has its own."""
 
 Encode = Callable[
@@ -54,11 +54,11 @@ class _Waiting(Generic[Owner]):
 
 
 def encode_items(
-    items: Iterable[tuple[Owner, Views]], encode: Encode, batch_size: int
+    items: Iterable[tuple[Owner, ViewArray]], encode: Encode, batch_size: int
 ) -> Iterator[EncodedItem[Owner]]:
     """Encode the views of items; items come out in the order in which they went in."""
     waiting: deque[_Waiting[Owner]] = deque()
-    pieces: list[tuple[_Waiting[Owner], Views]] = []
+    pieces: list[tuple[_Waiting[Owner], ViewArray]] = []
     room = batch_size
     for owner, views in items:
         item = _Waiting(owner, len(views))
@@ -78,7 +78,7 @@ def encode_items(
     yield from _finished(waiting)
 
 
-def _encode_pieces(pieces: list[tuple[_Waiting[Owner], Views]], encode: Encode) -> None:
+def _encode_pieces(pieces: list[tuple[_Waiting[Owner], ViewArray]], encode: Encode) -> None:
     patches, class_rows = encode(np.concatenate([views for _, views in pieces]))
     start = 0
     for item, views in pieces:

@@ -12,7 +12,7 @@ from pipelines.commit import find_commit, load_manifest, publish_manifest, put_o
 from pipelines.engine import Engine, Progress, Resources, no_progress, run_in_order
 from pipelines.featurize.attention import pack_attention
 from pipelines.featurize.spec import describe_spec, open_encoder
-from pipelines.featurize.write import FeatureSpecWorker, FeatureUnit
+from pipelines.featurize.write import EncodeWorker, FeatureUnit
 from pipelines.ingest.plan import key_range
 from pipelines.shard.items import ItemTables, describe_medium
 from schemas.corpus import CommitRecord, FeatureSet, Leaf, Manifest, ObjectEntry, ShardEntry
@@ -50,7 +50,7 @@ def featurize(
     records = [find_commit(storage, unit.name, unit.fingerprint) for unit in units]
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
     resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
-    worker = FeatureSpecWorker(storage, recipe, spec)
+    worker = EncodeWorker(storage, recipe, spec)
     made = iter(run_in_order(engine, worker, waiting, "featurize", progress, resources))
     records = [record or next(made) for record in records]
     made_before = manifest.features.get(spec.short_digest)

@@ -27,7 +27,7 @@ from operators.codec import Codec, codec_named
 from operators.feature_file import pack_features
 from operators.preprocess import normalize_views
 from pipelines.commit import FIRST_WINS, commit, put_file, put_object
-from pipelines.featurize.batches import EncodedItem, Views, encode_items
+from pipelines.featurize.batches import EncodedItem, ViewArray, encode_items
 from pipelines.featurize.render import RenderedMedium, RenderPolicy, render_medium
 from pipelines.featurize.samples import StoredItem, read_sample_items
 from pipelines.featurize.spec import (
@@ -68,7 +68,7 @@ class RenderedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureSpecWorker:
+class EncodeWorker:
     """Builds the encoding function inside a worker."""
 
     storage: Storage
@@ -76,7 +76,7 @@ class FeatureSpecWorker:
     spec: FeatureSpec
 
     def build(self) -> Callable[[FeatureUnit], CommitRecord]:
-        """See `WorkerSpec.build`.
+        """See `Worker.build`.
 
         Raises:
             MismatchError: when this machine would make other features than the driver's.
@@ -144,7 +144,7 @@ class _ShardEncoder:
 
     def _render_items(
         self, unit: FeatureUnit, rejects: list[FeatureReject]
-    ) -> Iterator[tuple[RenderedItem, Views]]:
+    ) -> Iterator[tuple[RenderedItem, ViewArray]]:
         for stored, data in read_sample_items(self.storage, unit.shard):
             try:
                 media = tuple(

@@ -19,7 +19,7 @@ from pipelines.ingest import tables
 from pipelines.ingest.group import Groups, group_records
 from pipelines.ingest.media import locate_media
 from pipelines.ingest.plan import PlannedItem, count_views, plan_shards
-from pipelines.ingest.probe import ProbeSpec, collect_findings, plan_probes, request_medium
+from pipelines.ingest.probe import ProbeWorker, collect_findings, plan_probes, request_medium
 from pipelines.ingest.records import SourceRecords, read_source
 from schemas.corpus import Leaf, Manifest, SourceTotals
 from schemas.errors import FatalError, NotFoundError
@@ -45,7 +45,7 @@ def ingest(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress 
     embedded = frozenset(source.name for source in media_sources if source.is_embedded)
     requests = (request_medium(one.record) for one in parsed)
     units = plan_probes((request for request in requests if request), embedded)
-    results = run_in_order(engine, ProbeSpec(media_sources), units, "probe", progress)
+    results = run_in_order(engine, ProbeWorker(media_sources), units, "probe", progress)
 
     deduplicated = frozenset(config.name for config in recipe.sources if config.deduplicate)
     groups = group_records(parsed, collect_findings(units, results), deduplicated)

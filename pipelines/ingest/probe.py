@@ -59,13 +59,13 @@ ProbeUnit = tuple[MediumRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeSpec:
+class ProbeWorker:
     """Builds the probing function inside a worker."""
 
     sources: tuple[MediaSource, ...]
 
     def build(self) -> Callable[[ProbeUnit], tuple[Finding, ...]]:
-        """See `WorkerSpec.build`."""
+        """See `Worker.build`."""
         reader = MediaReader(self.sources)
 
         def probe_all(unit: ProbeUnit) -> tuple[Finding, ...]:

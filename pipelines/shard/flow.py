@@ -13,7 +13,7 @@ from pipelines.engine import Engine, Progress, no_progress, run_in_order
 from pipelines.ingest.media import locate_media
 from pipelines.ingest.plan import key_range
 from pipelines.shard.items import ItemTables, digest_item, fingerprint_shard
-from pipelines.shard.write import ShardSpec, ShardUnit, unit_name
+from pipelines.shard.write import ShardUnit, ShardWorker, unit_name
 from schemas.corpus import CommitRecord, Leaf, Manifest, ShardEntry
 from schemas.errors import MismatchError
 from schemas.recipe import Recipe
@@ -35,7 +35,7 @@ def shard(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress =
     units = list_units(storage, manifest)
     records = [find_commit(storage, unit_name(unit.leaf), unit.fingerprint) for unit in units]
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
-    spec = ShardSpec(storage, manifest, locate_media(recipe.sources, Path.cwd()) if waiting else ())
+    spec = ShardWorker(storage, manifest, locate_media(recipe.sources, Path.cwd()) if waiting else ())
     written = iter(run_in_order(engine, spec, waiting, "shard", progress))
     shards = [_list_shard(unit, record or next(written)) for unit, record in zip(units, records, strict=True)]
     sharded = manifest.model_copy(update={"shards": shards})

@@ -38,7 +38,7 @@ class ShardUnit:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardSpec:
+class ShardWorker:
     """Builds the writing function inside a worker."""
 
     storage: Storage
@@ -46,7 +46,7 @@ class ShardSpec:
     sources: tuple[MediaSource, ...]
 
     def build(self) -> Callable[[ShardUnit], CommitRecord]:
-        """See `WorkerSpec.build`."""
+        """See `Worker.build`."""
         tables = ItemTables(self.storage, self.manifest)
         reader = MediaReader(self.sources)
 

@@ -27,7 +27,7 @@ from operators.feature_file import (
     view_range,
 )
 from pipelines.commit import parse_stored, read_object
-from pipelines.stream.selection import ChosenMedium, Views, choose_views
+from pipelines.stream.selection import ChosenMedium, ViewChoice, choose_views
 from schemas.corpus import FeatureSet, Manifest, ShardEntry
 from schemas.errors import CorruptError, MismatchError, NotFoundError
 from schemas.feature import FeatureSpec
@@ -58,7 +58,12 @@ class FeatureReader:
         self._codec = codec_named(self.spec.codec.name, self.spec.codec.version)
 
     def read_item(
-        self, key: str, *, shard: str | None = None, views: Views = "all", frames: FramesConfig = ALL_FRAMES
+        self,
+        key: str,
+        *,
+        shard: str | None = None,
+        views: ViewChoice = "all",
+        frames: FramesConfig = ALL_FRAMES,
     ) -> tuple[MediumFeatures, ...]:
         """The features of an item's media, in their order.
 
@@ -92,7 +97,7 @@ class FeatureReader:
         raise NotFoundError(f"no feature shard of spec {self.spec.short_digest} holds item {key}")
 
     def _read(
-        self, entry: ShardEntry, key: str, views: Views, frames: FramesConfig
+        self, entry: ShardEntry, key: str, views: ViewChoice, frames: FramesConfig
     ) -> tuple[MediumFeatures, ...]:
         member = self._index(entry.name).get(key)
         if member is None:

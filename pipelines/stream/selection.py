@@ -12,13 +12,13 @@ from operators.batch import MediumFeatures
 from operators.feature_file import MediumShape
 from schemas.training import FramesConfig
 
-Views: TypeAlias = Literal["all", "whole"]
+ViewChoice: TypeAlias = Literal["all", "whole"]
 """All views of a frame, or the whole picture alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenMedium:
-    """Views of one medium, by their place in the item, frame by frame."""
+    """ViewChoice of one medium, by their place in the item, frame by frame."""
 
     views: tuple[int, ...]
     shape: MediumShape
@@ -33,7 +33,7 @@ def select_frames(num_frames: int, config: FramesConfig) -> tuple[int, ...]:
     return tuple((2 * part + 1) * num_frames // (2 * config.uniform) for part in range(config.uniform))
 
 
-def select_features(features: MediumFeatures, views: Views, frames: FramesConfig) -> MediumFeatures:
+def select_features(features: MediumFeatures, views: ViewChoice, frames: FramesConfig) -> MediumFeatures:
     """The same choice from features that are at hand already."""
     patches = features.patches
     chosen = choose_views([MediumShape(patches.shape[0], patches.shape[1])], views, frames)[0]
@@ -43,7 +43,7 @@ def select_features(features: MediumFeatures, views: Views, frames: FramesConfig
     )
 
 
-def choose_views(media: Sequence[MediumShape], views: Views, frames: FramesConfig) -> list[ChosenMedium]:
+def choose_views(media: Sequence[MediumShape], views: ViewChoice, frames: FramesConfig) -> list[ChosenMedium]:
     """The views of each medium that are read."""
     chosen: list[ChosenMedium] = []
     start = 0

@@ -136,8 +136,8 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, identity: RunId
     Raises:
         MismatchError: naming every field that differs.
     """
-    then = checkpoint.config.recipe_fields | checkpoint.state.identity.compared_fields
-    now = config.recipe_fields | identity.compared_fields
+    then = checkpoint.config.run_fields | checkpoint.state.identity.compared_fields
+    now = config.run_fields | identity.compared_fields
     differences = [
         f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(then.keys() | now.keys())
@@ -210,7 +210,7 @@ def _write_state(folder: Path, snapshot: Snapshot) -> None:
         stream=snapshot.stream,
         stage=snapshot.config.stage,
         identity=snapshot.identity,
-        recipe_sha256=snapshot.config.recipe_digest,
+        run_sha256=snapshot.config.run_digest,
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         files={path.relative_to(folder).as_posix(): _sha256_of(path) for path in paths},
     )

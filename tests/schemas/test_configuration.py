@@ -56,7 +56,7 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
     assert caught.value.exit_status == 2
 
 
-def test_the_recipe_digest_knows_neither_places_nor_its_name() -> None:
+def test_the_run_digest_knows_neither_places_nor_its_name() -> None:
     recipe = parse_yaml(RECIPE, Recipe, "r.yaml")
     moved = parse_yaml(RECIPE.replace("images", "/elsewhere").replace("small", "renamed"), Recipe, "r.yaml")
     assert moved.name == "renamed"

@@ -50,6 +50,6 @@ def test_the_digest_leaves_out_what_decides_no_number() -> None:
         "corpus: s3://elsewhere\nspec: '12345678'\nstage: 1\nout: p\n"
         "memory: {checkpoint_layers: true}\nrun: {save_every: 7, device: cpu, threads: 2}"
     )
-    assert moved.recipe_digest == base.recipe_digest
+    assert moved.run_digest == base.run_digest
     for extra in ("run: {seed: 1}", "model: {grid: 2}", "data: {micro_batch: 16}", "optimizer: {lr: 0.1}"):
-        assert parse(MINIMAL.format(stage=1) + extra).recipe_digest != base.recipe_digest
+        assert parse(MINIMAL.format(stage=1) + extra).run_digest != base.run_digest

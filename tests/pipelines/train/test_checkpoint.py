@@ -48,7 +48,7 @@ def test_what_stands_in_a_checkpoint(trained: Path) -> None:
     assert checkpoint.state.step == 2
     assert checkpoint.state.stream == {"epoch": 0, "step": 2, "order": "counted"}
     assert checkpoint.state.identity == IDENTITY
-    assert checkpoint.config.recipe_digest == checkpoint.state.recipe_sha256
+    assert checkpoint.config.run_digest == checkpoint.state.run_sha256
 
 
 def test_it_needs_nothing_else(llm: Path, tmp_path: Path) -> None:
