@@ -15,6 +15,7 @@ from schemas.errors import PipelineError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 INTERRUPTED_STATUS = 130
+STOPPED = "stopped; what is committed stays, run the same command again to go on"
 
 
 def build_app() -> typer.Typer:
@@ -43,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         say_error(f"{error}; what is committed stays, mend that and run the same command again")
         sys.exit(PipelineError.exit_status)
+    except KeyboardInterrupt:
+        say_error(STOPPED)
+        sys.exit(INTERRUPTED_STATUS)
     except SystemExit as left:
         if left.code == INTERRUPTED_STATUS:
-            say_error("stopped; what is committed stays, run the same command again to go on")
+            say_error(STOPPED)
         raise

@@ -45,7 +45,7 @@ class TrainingResult:
         lines: list[str] = []
         if self.left_out:
             lines.append(f"  left out: {in_counts(self.left_out)}")
-        fall = f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}"
+        fall = f"mean loss of the first and last tenth {self.first_loss:.3f} -> {self.last_loss:.3f}"
         lines.append(f"stage {stage}: {self.num_steps} steps, {fall}, checkpoint {self.checkpoint}")
         return lines
 
@@ -111,7 +111,9 @@ def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> Tr
     spec = read_spec(storage, manifest, digest)
     encoder = manifest.features[digest].encoder
     identity = RunIdentity(manifest_sha256=manifest.digest, spec=spec, encoder=encoder)
-    reporter.say(f"stage {config.stage}: loading {config.model.llm}")
+    reporter.say(f"stage {config.stage}: features {digest} ({spec.codec.name}), model {config.model.llm}")
+    if resume:
+        reporter.say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
     stream, left_out = _open_stream(storage, manifest, digest, config, assembly, reporter)
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))

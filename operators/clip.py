@@ -156,7 +156,11 @@ def load_encoder(
                 ),
             )
         except (OSError, ValueError) as error:
-            raise NotFoundError(f"encoder {model!r} cannot be loaded: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise NotFoundError(
+                f"encoder {model!r} cannot be loaded: {reason} Paths start where the command is run; if it "
+                "has moved, name its folder (`encoder.model` of a recipe, `--encoder` of generate)"
+            ) from error
     broken = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])})
     if broken:
         raise CorruptError(f"encoder {model!r} lacks {len(broken)} of its weights, {broken[0]} first")

@@ -129,7 +129,10 @@ def load_manifest(storage: Storage) -> Manifest:
     try:
         pointer = _load_pointer(storage.read_bytes(POINTER_PATH), storage)
     except NotFoundError as error:
-        raise NotFoundError(f"{storage.url} holds no corpus; build one with `onetoken ingest`") from error
+        raise NotFoundError(
+            f"{storage.url} holds no corpus; build one with `onetoken ingest` "
+            "(paths start where the command is run)"
+        ) from error
     data = storage.read_bytes(pointer.manifest)
     if sha256_hex(data) != pointer.sha256:
         raise CorruptError(f"{storage.url}/{pointer.manifest} is damaged; restore it or build again")

@@ -81,6 +81,8 @@ def run_in_order(
     resources: Resources = ONE_CPU,
 ) -> list[Result]:
     """Run all units of a stage; the results come in the order of the units."""
+    if not units:
+        return []
     results: dict[int, Result] = {}
     progress(stage, 0, len(units))
     for index, result in engine.run(spec, units, resources):

@@ -5,7 +5,6 @@ over the questions. With shuffled pictures (each question gets that of another o
 use nothing but the question: an accuracy above chance there would mean that questions give answers away.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
@@ -47,8 +46,8 @@ class HeldoutResult:
     num_right: int
     num_right_shuffled: int
     chance: float
-    by_kind: dict[str, tuple[int, int]]
-    """Right answers and questions."""
+    by_kind: dict[str, tuple[int, int, int]]
+    """Right answers, questions, and candidates of each."""
 
     @property
     def accuracy(self) -> float:
@@ -62,7 +61,10 @@ class HeldoutResult:
 
     def lines(self) -> list[str]:
         """The result in words."""
-        kinds = ", ".join(f"{kind} {right}/{asked}" for kind, (right, asked) in sorted(self.by_kind.items()))
+        kinds = ", ".join(
+            f"{kind} {right}/{asked} (chance {asked / candidates:.0f})"
+            for kind, (right, asked, candidates) in sorted(self.by_kind.items())
+        )
         p_value = tail_probability(self.num_right, self.num_questions, self.chance)
         return [
             f"held-out questions: {self.num_right} of {self.num_questions} right "
@@ -93,16 +95,17 @@ def ask_heldout(checkpoint: Path, folder: Path, reporter: Reporter) -> HeldoutRe
     shuffled = ask(
         assembly, opened.config.run, questions, shuffle_media(questions), reporter, "shuffled pictures"
     )
-    by_kind: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    by_kind: dict[str, tuple[int, int, int]] = {}
     for question, text in zip(questions, answers, strict=True):
-        right, asked = by_kind[question.kind]
-        by_kind[question.kind] = (right + (text == question.expected), asked + 1)
+        right, asked, _ = by_kind.get(question.kind, (0, 0, 0))
+        right += text == question.expected
+        by_kind[question.kind] = (right, asked + 1, question.num_candidates)
     return HeldoutResult(
         num_questions=len(questions),
         num_right=count_right(questions, answers),
         num_right_shuffled=count_right(questions, shuffled),
         chance=sum(1 / question.num_candidates for question in questions) / len(questions),
-        by_kind=dict(by_kind),
+        by_kind=by_kind,
     )
 
 

@@ -54,11 +54,21 @@ def run_demo(out: Path, engine_name: EngineName) -> tuple[list[str], dict[str, o
         values["heldout"] = answers.values()
     sources = load_manifest(open_storage(out / "corpus")).sources
     check_promises(planted, sources, trained, answers)
-    return lines, values
+    return [*lines, *_suggest_next(out)], values
+
+
+def _suggest_next(out: Path) -> list[str]:
+    picture = min((out / "data/heldout/images").iterdir())
+    question = "What color is the background? Answer the question using a single word or phrase."
+    return [
+        "next:",
+        f"  onetoken inspect {out / 'corpus'}",
+        f'  onetoken generate {out / "runs/stage2"} --image {picture} "{question}"',
+    ]
 
 
 def write_inputs(out: Path) -> dict[str, dict[str, int]]:
-    """Render data and models, once, and write recipe and configurations.
+    """Render data and models, and write recipe and configurations; what is there already stays.
 
     Returns:
         How many records have to be rejected, by source and code.
@@ -73,7 +83,9 @@ def write_inputs(out: Path) -> dict[str, dict[str, int]]:
         ("stage1", stage1_config(out)),
         ("stage2", stage2_config(out)),
     ):
-        (out / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        path = out / f"{name}.yaml"
+        if not path.exists():
+            path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return msgspec.json.decode(planted.read_bytes(), type=dict[str, dict[str, int]])
 
 

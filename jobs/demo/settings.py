@@ -74,5 +74,12 @@ def stage2_config(out: Path) -> Document:
             "frames": {"uniform": 3},
         },
         "optimizer": {"lr": 1.2e-3, "projector_lr": 1.2e-3, "warmup_share": 0.05},
-        "run": {"steps": 300, "dtype": "float32", "device": "cpu", "threads": 2, "log_every": 1},
+        "run": {
+            "steps": 300,
+            "dtype": "float32",
+            "device": "cpu",
+            "threads": 2,
+            "log_every": 1,
+            "save_every": 50,
+        },
     }

@@ -32,7 +32,7 @@ SOURCE = SourceTotals(
 )
 TRAINED = TrainingResult(Path("run"), num_steps=4, first_loss=2.0, last_loss=1.0, left_out={})
 ANSWERS = HeldoutResult(
-    num_questions=240, num_right=120, num_right_shuffled=30, chance=0.125, by_kind={"shape": (120, 240)}
+    num_questions=240, num_right=120, num_right_shuffled=30, chance=0.125, by_kind={"shape": (120, 240, 8)}
 )
 
 
