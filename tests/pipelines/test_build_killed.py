@@ -220,7 +220,7 @@ def find_workers(driver: int) -> set[int]:
     return {
         process
         for process in find_descendants(driver)
-        if "ray::_Worker" in read_command(Path("/proc") / str(process))
+        if "ray::_Host" in read_command(Path("/proc") / str(process))
     }
 
 
