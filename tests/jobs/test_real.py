@@ -187,7 +187,7 @@ def test_features_are_made_of_all_that_is_left(built, job):
     assert built["views"] > 5 * 75
     again = run_onetoken("build", job.recipe, "--corpus", job.corpus, "--json")
     assert again.values == built
-    assert "featurize: 0 of 0" in again.said
+    assert "featurize:" not in again.said
 
 
 def test_both_stages_train_on_them(trained):
