@@ -151,7 +151,7 @@ class TestWholeDemo:
         again = run_onetoken("demo", "--out", out, "--engine", "serial", "--json")
         assert again.status == 0
         assert json.loads(again.out) == json.loads(outcome.out)
-        assert "shard: 0 of 0" in again.said
-        assert "featurize: 0 of 0" in again.said
+        assert "shard:" not in again.said
+        assert "featurize:" not in again.said
         assert "train stage" not in again.said
         assert digest_files(out) == before
