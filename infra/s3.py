@@ -1,4 +1,4 @@
-"""Storage on S3: AWS, Ceph and whatever else keeps to its conditional writes.
+"""Storage on S3, for servers that keep to its conditional writes (AWS, Ceph).
 
 The three kinds of write of `infra/storage.py`, in requests:
 

@@ -5,20 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 from moto.server import ThreadedMotoServer
+from s3_settings import BUCKET, CLEARED, VARIABLES
 
 from infra.s3_client import connect
 from schemas.digest import sha256_hex
-
-BUCKET = "corpora"
-KEY_ID = "AKIAONETOKENTEST"
-SECRET = "a-secret-that-nothing-shows"
-_VARIABLES = {
-    "AWS_ACCESS_KEY_ID": KEY_ID,
-    "AWS_SECRET_ACCESS_KEY": SECRET,
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_CONFIG_FILE": "/dev/null",
-    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-}
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +24,9 @@ def moto_url() -> Iterator[str]:
 @pytest.fixture
 def s3_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials that are told from all others, and nothing of the machine's own."""
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+    for name in CLEARED:
         monkeypatch.delenv(name, raising=False)
-    for name, value in _VARIABLES.items():
+    for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
 
 
