@@ -29,29 +29,34 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect_command(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A corpus, a shard (.tar) or a medium.", show_default=False)
+    place: Annotated[
+        str,
+        typer.Argument(metavar="PATH|URL", help="A corpus, a shard (.tar) or a medium.", show_default=False),
     ],
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="An item of the shard.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
-    lines, values = describe(path, key)
+    lines, values = describe(place, key)
     print_result(lines, as_json, values)
 
 
-def describe(path: Path, key: str | None) -> Described:
-    """What is at a path, in words and as plain values.
+def describe(place: str, key: str | None) -> Described:
+    """What is at a path or URL, in words and as plain values.
 
     Raises:
-        ConfigError: when there is nothing.
+        ConfigError: when there is nothing, or a key goes with something else than a shard.
         SampleError: for a medium that would be rejected, with the code.
     """
-    if path.is_dir():
-        return describe_corpus(path)
+    path = Path(place)
+    is_shard = path.is_file() and path.suffix == ".tar"
+    if key is not None and not is_shard:
+        raise ConfigError(f"{place} is no shard; a key goes with one of the .tar files of a corpus")
+    if "://" in place or path.is_dir():
+        return describe_corpus(place)
     if not path.is_file():
         raise ConfigError(f"nothing is at {path}; give a corpus folder, a shard (.tar), or a picture or clip")
-    if path.suffix == ".tar":
+    if is_shard:
         return describe_item(path, key) if key else describe_shard(path)
     try:
         return describe_medium(path.read_bytes(), path)
@@ -59,12 +64,12 @@ def describe(path: Path, key: str | None) -> Described:
         raise SampleError(error.code, f"{path}: {error.message}") from error
 
 
-def describe_corpus(folder: Path) -> Described:
+def describe_corpus(url: str) -> Described:
     """Totals of the manifest in force."""
     from pipelines.commit import load_manifest
     from pipelines.ingest.rejects import group_rejects
 
-    storage = open_storage(folder)
+    storage = open_storage(url)
     manifest = load_manifest(storage)
     lines = [f"corpus {manifest.name!r}, manifest {manifest.digest[:16]}", *ingest_lines(manifest)]
     rejects = group_rejects(storage, manifest)

@@ -324,6 +324,7 @@ def test_generate_needs_an_encoder(trained, tmp_path):
 
 def test_inspect_tells_what_it_can_show(trained, tmp_path):
     refuse(USAGE, "give a corpus folder, a shard (.tar), or a picture or clip", "inspect", tmp_path / "none")
+    refuse(USAGE, "is no shard; a key goes with", "inspect", tmp_path, "0" * 32)
     refuse(FAILED, "holds no corpus", "inspect", tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("no medium")
