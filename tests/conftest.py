@@ -29,9 +29,3 @@ def _outside_folder(variable: str, default: str) -> Path:
 def media_folder() -> Path:
     """Real pictures, clips and annotation files, hostile ones among them."""
     return _outside_folder("ONETOKEN_MEDIA", "media")
-
-
-@pytest.fixture(scope="session")
-def golden_folder() -> Path:
-    """Outputs of the published modules, for weights and inputs that a formula gives."""
-    return _outside_folder("ONETOKEN_GOLDEN", "golden")
