@@ -8,7 +8,6 @@ Left out: slow (Python) tokenizers, which cannot switch special tokens off.
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, cast
 
 import jinja2
@@ -115,10 +114,6 @@ class Tokenizer:
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return cast(str, text)
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer's files, as `from_pretrained` reads them."""
-        self.backend.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
 
     def _opens_with_a_space(self) -> bool:
         """Whether every stretch is encoded as if a space stood before it, as SentencePiece does."""

@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from operators.positions import side_of
+from operators.views import VIEWS_PER_PICTURE
 from schemas.errors import MismatchError
 
-NUM_CROPS: Final = 4
-NUM_VIEWS_HD: Final = 5
+NUM_VIEWS_HD: Final = VIEWS_PER_PICTURE["hd4"]
 """Four crops, row by row, then the whole picture."""
+NUM_CROPS: Final = NUM_VIEWS_HD - 1
 
 
 def join_crops(crops: Float[Tensor, "frames 4 patches width"]) -> Float[Tensor, "frames joined width"]:

@@ -87,11 +87,6 @@ class ViewsConfig(StrictModel):
     aspect: Literal["pad", "center", "squash", "published"] = "pad"
     video: VideoViews = VideoViews()
 
-    @property
-    def views_per_image(self) -> int:
-        """hd4: four crops and the whole picture."""
-        return 5 if self.image == "hd4" else 1
-
 
 class EncoderConfig(StrictModel):
     """The frozen vision tower."""

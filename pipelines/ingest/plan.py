@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from operators.frames import FramePolicy, count_frames
+from operators.views import VIEWS_PER_PICTURE
 from schemas.corpus import Leaf
 from schemas.medium import KEY_BITS, MediumFacts
 from schemas.recipe import ShardLimits, ViewsConfig
@@ -52,7 +53,7 @@ def plan_shards(items: Iterable[PlannedItem], limits: ShardLimits) -> list[Plann
 def count_views(facts: MediumFacts, views: ViewsConfig) -> int:
     """How many views a medium will have."""
     if facts.kind is MediumKind.IMAGE:
-        return views.views_per_image
+        return VIEWS_PER_PICTURE[views.image]
     video = views.video
     policy = FramePolicy(fps=video.fps, uniform=video.uniform, max_frames=video.max_frames)
     return count_frames(facts.duration_s, policy)

@@ -198,7 +198,7 @@ def _write_contents(folder: Path, snapshot: Snapshot) -> None:
     write_tensors(unique_tensors(snapshot.model), folder / _MODEL)
     write_tensors(snapshot.optimizer.state_tensors(), folder / _OPTIMIZER)
     snapshot.model.llm.config.save_pretrained(folder / "llm")  # pyright: ignore[reportUnknownMemberType]
-    snapshot.tokenizer.save(folder / "tokenizer")
+    snapshot.tokenizer.backend.save_pretrained(folder / "tokenizer")  # pyright: ignore[reportUnknownMemberType]
     text = yaml.safe_dump(snapshot.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (folder / _CONFIG).write_text(text, "utf-8")
 

@@ -17,7 +17,7 @@ shards: {max_bytes: 64MiB}
 def test_sizes_and_defaults() -> None:
     recipe = parse_yaml(RECIPE, Recipe, "r.yaml")
     assert recipe.shards.max_bytes == 64 * 2**20
-    assert recipe.views.views_per_image == 5
+    assert recipe.views.image == "hd4"
     assert recipe.encoder.model == "openai/clip-vit-large-patch14-336"
 
 
