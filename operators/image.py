@@ -9,8 +9,9 @@ Pillow does the decoding. Around it stand the decisions that loaders usually lea
 - of animations, and of files that hold several pictures, the first is taken;
 - truncated files are refused, never filled with grey; pictures over the limits are refused undecoded.
 
-`read_image_facts` parses headers only. Damage inside the compressed stream shows in `decode_image` alone, and
-some damage (flipped bits in a JPEG scan) no decoder can see.
+`read_image_facts` parses headers only, but for PNG: its orientation may stand behind the pixels, so Pillow
+decodes those that have none before them. Other damage inside the compressed stream shows in `decode_image`
+alone, and some (flipped bits in a JPEG scan) no decoder can see.
 """
 
 import io

@@ -1,5 +1,6 @@
 """What every codec keeps to, the int8 codec against its slow twin, and the fidelity that is promised."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -170,6 +171,18 @@ def test_int8_fidelity(name: str) -> None:
     assert max(len(payload) for payload in payloads) <= 0.55 * 2 * 576 * 1024
     assert fidelity.raw_cosine >= 0.9999
     assert fidelity.normalized_cosine >= 0.9998
+    assert fidelity.channel_nrmse <= 0.02
+
+
+def test_int8_fidelity_falls_where_token_norms_vary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known limit, pinned from both sides: at a log-normal spread of .3 the promise of .9998 is missed."""
+    monkeypatch.setitem(STATISTICS, "heavy", dataclasses.replace(STATISTICS["heavy"], tail=0.3))
+    views = draw_views("heavy", 3)
+    codec = Int8Codec()
+    decoded = decode_views(codec, [codec.encode_view(view) for view in views], 576, 1024)
+    fidelity = measure_fidelity(views, decoded)
+    assert 0.9997 < fidelity.normalized_cosine < 0.9998
+    assert fidelity.raw_cosine >= 0.9999
     assert fidelity.channel_nrmse <= 0.02
 
 
