@@ -39,6 +39,7 @@ class RejectCode(StrEnum):
     AMBIGUOUS_FILE = "ambiguous_file"
     EMPTY_FILE = "empty_file"
     UNREADABLE_FILE = "unreadable_file"
+    MEDIUM_CHANGED = "medium_changed"
     UNKNOWN_FORMAT = "unknown_format"
     WRONG_KIND = "wrong_kind"
     TRUNCATED_IMAGE = "truncated_image"
@@ -54,6 +55,7 @@ class RejectCode(StrEnum):
     NOT_FINITE = "not_finite"
     NOT_A_CAPTION = "not_a_caption"
     TOO_MANY_TOKENS = "too_many_tokens"
+    WORKER_CRASH = "worker_crash"
 
 
 class PipelineError(Exception):

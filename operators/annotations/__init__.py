@@ -6,19 +6,16 @@ reject, so that a row has the same code on every machine. No file is looked at: 
 ingest's question.
 """
 
-from collections.abc import Callable
 from typing import Final
 
-from operators.annotations.llava import parse_llava
-from operators.annotations.onevision import parse_onevision
-from operators.annotations.video_chatgpt import parse_video_chatgpt
-from schemas.record import Locator, Record
+from operators.annotations.layout import Layout
+from operators.annotations.llava import LLAVA
+from operators.annotations.onevision import ONEVISION
+from operators.annotations.video_chatgpt import VIDEO_CHATGPT
 
-Parser = Callable[[object, str, Locator], Record]
-
-PARSERS: Final[dict[str, Parser]] = {
-    "llava": parse_llava,
-    "onevision": parse_onevision,
-    "video_chatgpt": parse_video_chatgpt,
+LAYOUTS: Final[dict[str, Layout]] = {
+    "llava": LLAVA,
+    "onevision": ONEVISION,
+    "video_chatgpt": VIDEO_CHATGPT,
 }
 """By the name of the format in a recipe."""

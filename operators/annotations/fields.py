@@ -12,34 +12,45 @@ def read_object(row: object, what: str = "the row") -> dict[str, object]:
         SampleError: NOT_AN_OBJECT.
     """
     if not isinstance(row, dict):
-        raise SampleError(RejectCode.NOT_AN_OBJECT, f"{what} is {_describe(row)}, not an object")
+        raise SampleError(RejectCode.NOT_AN_OBJECT, f"{what} is {describe(row)}, not an object")
     return cast("dict[str, object]", row)
 
 
-def read_field(fields: dict[str, object], name: str) -> object:
+def read_field(fields: dict[str, object], name: str, where: str = "") -> object:
     """A value that has to be there.
 
     Raises:
         SampleError: MISSING_FIELD.
     """
     if name not in fields:
-        raise SampleError(RejectCode.MISSING_FIELD, f"{name!r} is missing")
+        raise SampleError(RejectCode.MISSING_FIELD, f"{where}{name!r} is missing")
     return fields[name]
 
 
 def check_text(value: object, what: str) -> str:
-    """A value as text that can be written as UTF-8.
+    """A value as text.
 
     Raises:
         SampleError: BAD_TYPE.
     """
     if not isinstance(value, str):
-        raise SampleError(RejectCode.BAD_TYPE, f"{what} is {_describe(value)}, not text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise SampleError(RejectCode.BAD_TYPE, f"{what} holds half a surrogate pair") from error
+        raise SampleError(RejectCode.BAD_TYPE, f"{what} is {describe(value)}, not text")
     return value
+
+
+def check_name(value: object, what: str) -> str:
+    """A value as text that can be written as UTF-8.
+
+    Raises:
+        SampleError: BAD_TYPE.
+    """
+    text = check_text(value, what)
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise SampleError(RejectCode.BAD_TYPE, f"{what} holds half a surrogate pair") from error
+    return text
 
 
 def check_list(value: object, what: str) -> list[object]:
@@ -49,7 +60,7 @@ def check_list(value: object, what: str) -> list[object]:
         SampleError: BAD_TYPE.
     """
     if not isinstance(value, list):
-        raise SampleError(RejectCode.BAD_TYPE, f"{what} is {_describe(value)}, not a list")
+        raise SampleError(RejectCode.BAD_TYPE, f"{what} is {describe(value)}, not a list")
     return cast("list[object]", value)
 
 
@@ -67,8 +78,9 @@ def read_record_id(fields: dict[str, object]) -> str:
             return str(value)
         except ValueError as error:
             raise SampleError(RejectCode.BAD_TYPE, "'id' is a number of thousands of digits") from error
-    return check_text(value, "'id'")
+    return check_name(value, "'id'")
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """What a value is, for messages."""
     return "null" if value is None else f"of type {type(value).__name__}"

@@ -1,52 +1,64 @@
-"""LLaVA-OneVision's parquet rows: the picture's bytes stand in the row.
+"""LLaVA-OneVision's and LLaVA-NeXT's parquet rows: the pictures' bytes stand in the row.
 
     {"id": "...", "image": {"bytes": b"...", "path": None}, "conversations": [...], "data_source": "..."}
 
-`image` is null in text-only rows. A reader that left the bytes out, because the probe reads them later,
-gives `image` without the key `bytes`; the reference is then empty and means "the bytes in this row".
+`image` is null in text-only rows, and may be a list of pictures. A reader that leaves the bytes out, because
+the probe reads them later, gives `image` without the key `bytes`.
 """
 
-from typing import cast
+from typing import Final, cast
 
-from operators.annotations.conversation import check_texts, read_turns, settle_placeholders
-from operators.annotations.fields import read_object, read_record_id
+from operators.annotations.conversation import build_record
+from operators.annotations.fields import describe, read_field, read_object, read_record_id
+from operators.annotations.layout import Layout
+from operators.annotations.media import References, check_number
+from operators.annotations.turns import LLAVA_SPELLING, read_turns
 from schemas.errors import RejectCode, SampleError
-from schemas.record import Locator, MediumKind, MediumReference, Record
+from schemas.record import MediumKind, MediumReference, Record
+
+_PICTURE: Final = (MediumReference(MediumKind.IMAGE),)
 
 
-def parse_onevision(row: object, source: str, locator: Locator) -> Record:
-    """A row of a LLaVA-OneVision parquet file.
+def parse_onevision(row: object) -> Record:
+    """A row of a LLaVA-OneVision or LLaVA-NeXT parquet file.
 
     Raises:
         SampleError: with the code of the first check that fails.
     """
     fields = read_object(row)
     record_id = read_record_id(fields)
-    medium = _read_medium(fields.get("image"))
-    turns = read_turns(fields)
-    check_texts(turns)
-    turns, repairs = settle_placeholders(turns, medium.kind if medium else None)
-    return Record(
-        source=source,
-        locator=locator,
-        record_id=record_id,
-        turns=turns,
-        media=(medium,) if medium else (),
-        repairs=repairs,
-    )
+    media = _read_pictures(fields.get("image"))
+    said = read_turns(read_field(fields, "conversations"), "conversations", LLAVA_SPELLING)
+    return build_record(record_id, said, media)
 
 
-def _read_medium(image: object) -> MediumReference | None:
+def name_no_media() -> References:
+    """No field of a row with embedded pictures names a medium."""
+    return ()
+
+
+ONEVISION: Final = Layout(parse_onevision, (), name_no_media, is_embedded=True)
+
+
+def _read_pictures(image: object) -> References:
     if image is None:
-        return None
-    if not isinstance(image, dict):
-        raise SampleError(RejectCode.BAD_TYPE, f"'image' is of type {type(image).__name__}, not a struct")
-    fields = cast("dict[str, object]", image)
+        return ()
+    pictures: list[object] = [*image] if isinstance(image, list) else [image]
+    for picture in pictures:
+        _check_picture(picture)
+    return check_number(_PICTURE * len(pictures))
+
+
+def _check_picture(picture: object) -> None:
+    if not isinstance(picture, dict):
+        raise SampleError(
+            RejectCode.BAD_TYPE, f"'image' is {describe(picture)}, not a struct of bytes and path"
+        )
+    fields = cast("dict[str, object]", picture)
     if "bytes" not in fields:
-        return MediumReference(MediumKind.IMAGE)
+        return
     data = fields["bytes"]
     if not isinstance(data, bytes | None):
-        raise SampleError(RejectCode.BAD_TYPE, f"'image.bytes' is of type {type(data).__name__}, not bytes")
+        raise SampleError(RejectCode.BAD_TYPE, f"'image.bytes' is {describe(data)}, not bytes")
     if not data:
         raise SampleError(RejectCode.EMPTY_FILE, "'image.bytes' is empty")
-    return MediumReference(MediumKind.IMAGE, data=data)

@@ -7,32 +7,60 @@ puts it before or after the question by the parity of the row; here it is always
 not depend on where a row stands.
 """
 
-from operators.annotations.conversation import check_texts, remove_leaked_label, settle_placeholders
-from operators.annotations.fields import check_text, read_field, read_object
+from typing import Final
+
+from operators.annotations.conversation import LEAKED_LABEL, mend_record
+from operators.annotations.fields import check_name, check_text, read_field, read_object
+from operators.annotations.layout import Layout
+from operators.annotations.media import References
 from schemas.errors import RejectCode, SampleError
-from schemas.record import Locator, MediumKind, MediumReference, Record, Repair, Turn
+from schemas.record import (
+    IMAGE_PLACEHOLDER,
+    VIDEO_PLACEHOLDER,
+    MediumKind,
+    MediumReference,
+    Record,
+    Repair,
+)
+
+_VIDEO: Final = MediumKind.VIDEO
 
 
-def parse_video_chatgpt(row: object, source: str, locator: Locator) -> Record:
+def name_clip(video_id: object) -> References:
+    """A reference to the clip.
+
+    Raises:
+        SampleError: BAD_TYPE.
+    """
+    stem = check_name(video_id, "'video_id'")
+    if not stem:
+        raise SampleError(RejectCode.BAD_TYPE, "'video_id' is empty")
+    return (MediumReference(_VIDEO, stem, True),)
+
+
+def parse_video_chatgpt(row: object) -> Record:
     """A row of VideoInstruct100K.json.
 
     Raises:
         SampleError: with the code of the first check that fails.
     """
     fields = read_object(row)
-    video_id = check_text(read_field(fields, "video_id"), "'video_id'")
-    if not video_id:
-        raise SampleError(RejectCode.BAD_TYPE, "'video_id' is empty")
+    media = name_clip(read_field(fields, "video_id"))
     question = check_text(read_field(fields, "q"), "'q'")
     answer = check_text(read_field(fields, "a"), "'a'")
-    turns, cleaned = remove_leaked_label((Turn("human", question), Turn("gpt", answer)))
-    check_texts(turns)
-    turns, settled = settle_placeholders(turns, MediumKind.VIDEO)
-    return Record(
-        source=source,
-        locator=locator,
-        record_id=video_id,
-        turns=turns,
-        media=(MediumReference(MediumKind.VIDEO, video_id, by_stem=True),),
-        repairs=(*cleaned, *(repair for repair in settled if repair is not Repair.PLACEHOLDER_ADDED)),
-    )
+    record_id = media[0].path or ""
+    if _is_plain(question, answer):
+        return Record(record_id, (f"{VIDEO_PLACEHOLDER}\n{question}", answer), media)
+    record = mend_record(record_id, (question, answer), media)
+    repairs = tuple(repair for repair in record.repairs if repair is not Repair.PLACEHOLDER_ADDED)
+    return record._replace(repairs=repairs)
+
+
+def _is_plain(question: str, answer: str) -> bool:
+    joined = f"{question}\n{answer}"
+    if IMAGE_PLACEHOLDER in joined or VIDEO_PLACEHOLDER in joined or LEAKED_LABEL in joined:
+        return False
+    return bool(question and answer) and not question.isspace() and not answer.isspace()
+
+
+VIDEO_CHATGPT: Final = Layout(parse_video_chatgpt, ("video_id",), name_clip)
