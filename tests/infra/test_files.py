@@ -32,8 +32,9 @@ def files(request, tmp_path) -> Files:
         return open_files(tmp_path)
     url = request.getfixturevalue("s3_url")
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    client = connect()
     for path, data in [*CONTENTS.items(), ("sub/", b"")]:
-        connect().call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{path}", Body=data)
+        client.call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{path}", Body=data)
     return open_files(url)
 
 
