@@ -8,12 +8,12 @@ named tuple is made in a third of the time. Files and rows are no part of a reco
 
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from itertools import cycle
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from schemas.digest import digest_of
 from schemas.errors import RejectCode, SampleError
 
 IMAGE_PLACEHOLDER: Final = "<image>"
@@ -115,23 +115,31 @@ def encode_conversation(texts: tuple[str, ...]) -> bytes:
         SampleError: BAD_TYPE for text that UTF-8 cannot hold.
     """
     try:
-        return _ENCODER.encode(list(zip(cycle(_SPEAKERS), texts, strict=False)))
+        return _ENCODER.encode(list(zip(cycle(_SPEAKERS), texts)))
     except UnicodeEncodeError as error:
         raise SampleError(RejectCode.BAD_TYPE, "a text holds half a surrogate pair") from error
 
 
 def count_chars(texts: tuple[str, ...]) -> int:
     """Characters of a conversation, all turns together."""
-    return sum(map(len, texts))
+    return len("".join(texts))
 
 
-def example_id_of(source: str, item_key: str, conversation_sha256: str, occurrence: int) -> str:
-    """A stable name for an example: 32 hex digits over its source, item and text.
+def begin_example_id(source: str, item_key: str, occurrence: int = 0) -> bytes:
+    """What an example's id is a digest of, up to its conversation: made once for all examples of an item.
 
     Args:
         source: name of the source in the recipe.
         item_key: key of the item that the conversation is about.
-        conversation_sha256: of the encoded conversation.
         occurrence: 0 for the first identical record of the source, 1 for the second, ...
     """
-    return digest_of(["example/1", source, item_key, conversation_sha256, occurrence])[:32]
+    return f'["example/2","{source}","{item_key}",{occurrence},'.encode()
+
+
+def end_example_id(beginning: bytes, conversation: bytes) -> bytes:
+    """The 16 bytes of an example's id, written as 32 hex digits: a stable name over source, item and text.
+
+    They are the first bytes of the sha256 of `["example/2",SOURCE,ITEM,OCCURRENCE,CONVERSATION]` in canonical
+    JSON, where the conversation is an array, too.
+    """
+    return sha256(beginning + conversation + b"]").digest()[:16]

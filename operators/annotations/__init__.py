@@ -11,11 +11,15 @@ from typing import Final
 from operators.annotations.layout import Layout
 from operators.annotations.llava import LLAVA
 from operators.annotations.onevision import ONEVISION
+from operators.annotations.sharegpt import SHAREGPT
 from operators.annotations.video_chatgpt import VIDEO_CHATGPT
 
 LAYOUTS: Final[dict[str, Layout]] = {
     "llava": LLAVA,
-    "onevision": ONEVISION,
     "video_chatgpt": VIDEO_CHATGPT,
+    "onevision": ONEVISION,
+    "llava_next": ONEVISION,
+    "sharegpt": SHAREGPT,
+    "llava_yaml": LLAVA,
 }
-"""By the name of the format in a recipe."""
+"""By the name of the format in a recipe; of `llava_yaml`, the layout of the files that the list names."""

@@ -5,11 +5,12 @@ record of nearly every row is sound as published: that is seen by counting words
 nothing is changed. All others go through the mends, one after another, and the first fault names the code.
 """
 
-from typing import Final, cast
+from typing import Final
 
 from operators.annotations.fields import check_text
 from operators.annotations.media import References
 from operators.annotations.placeholders import Repairs, Texts, settle_placeholders
+from operators.annotations.turns import Said
 from schemas.errors import RejectCode, SampleError
 from schemas.record import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, MediumKind, Record, Repair
 
@@ -19,23 +20,24 @@ LEAKED_LABEL: Final = "QA_GT_caption_based_noisy"
 _IMAGE: Final = MediumKind.IMAGE
 
 
-def build_record(record_id: str, said: tuple[object, ...], media: References) -> Record:
+def build_record(record_id: str, said: Said, media: References) -> Record:
     """The record of a row.
 
     Args:
         record_id: as published.
-        said: what human and gpt say in turn, human first, at least one turn.
+        said: in turn, human first, at least one turn.
         media: in the order in which the row names them.
 
     Raises:
         SampleError: BAD_TYPE, EMPTY_QUESTION, EMPTY_ANSWER, PLACEHOLDER_WITHOUT_MEDIUM or
             PLACEHOLDER_MISMATCH.
     """
-    texts = cast(Texts, said)
-    return Record(record_id, texts, media) if _is_sound(texts, media) else mend_record(record_id, said, media)
+    if _is_sound(said, media):
+        return Record(record_id, said, media)
+    return mend_record(record_id, said, media)
 
 
-def mend_record(record_id: str, said: tuple[object, ...], media: References) -> Record:
+def mend_record(record_id: str, said: Said, media: References) -> Record:
     """`build_record`, slowly: step by step, with the code of the first fault.
 
     Raises:
@@ -50,34 +52,34 @@ def mend_record(record_id: str, said: tuple[object, ...], media: References) -> 
     return Record(record_id, texts, media, (*cleaned, *settled))
 
 
-def _is_sound(texts: Texts, media: References) -> bool:
-    """True only for a record that `mend_record` would leave as it is."""
+def _is_sound(said: Said, media: References) -> bool:
+    """True only for what `mend_record` would leave as it is."""
     try:
-        joined = "\n".join(texts)
+        joined = "\n".join(said)
     except TypeError:
         return False
-    if len(texts) % 2 or "" in texts or any(map(str.isspace, texts)):
+    if len(said) % 2 or not all(map(str.strip, said)):
         return False
     if not media:
-        return IMAGE_PLACEHOLDER not in joined and VIDEO_PLACEHOLDER not in joined
-    first, *others = media
-    if others:
-        return _are_several_sound(texts, media, joined)
-    if first.kind is _IMAGE:
-        word, other = IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
-    else:
-        word, other = VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER
+        return "<" not in joined or not (IMAGE_PLACEHOLDER in joined or VIDEO_PLACEHOLDER in joined)
+    word = IMAGE_PLACEHOLDER
+    if media[0].kind is not _IMAGE:
+        word = VIDEO_PLACEHOLDER
         if LEAKED_LABEL in joined:
             return False
-    return joined.count(word) == 1 and word in texts[0] and other not in joined
+    begin = joined.find("<")
+    if begin == joined.rfind("<") and len(media) == 1:
+        return begin < len(said[0]) and joined.startswith(word, begin)
+    return _are_words_sound(said, media, joined, word)
 
 
-def _are_several_sound(texts: Texts, media: References, joined: str) -> bool:
-    """As `_is_sound`, for several images; other mixtures are rare."""
-    if any(medium.kind is not _IMAGE for medium in media):
+def _are_words_sound(said: Said, media: References, joined: str, word: str) -> bool:
+    """All media are of one kind; as many words of it stand in questions, and no other word anywhere."""
+    other = VIDEO_PLACEHOLDER if word is IMAGE_PLACEHOLDER else IMAGE_PLACEHOLDER
+    if joined.count(word) != len(media) or other in joined:
         return False
-    asked = "\n".join(texts[::2]).count(IMAGE_PLACEHOLDER)
-    return asked == joined.count(IMAGE_PLACEHOLDER) == len(media) and VIDEO_PLACEHOLDER not in joined
+    kind = media[0].kind
+    return all([medium.kind is kind for medium in media]) and word not in "\n".join(said[1::2])
 
 
 def _remove_leaked_label(texts: Texts) -> tuple[Texts, Repairs]:

@@ -71,6 +71,8 @@ def read_record_id(fields: dict[str, object]) -> str:
         SampleError: BAD_TYPE for anything but text and whole numbers.
     """
     value = fields.get("id")
+    if type(value) is str and value.isascii():
+        return value
     if value is None:
         return ""
     if type(value) is int:

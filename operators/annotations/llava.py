@@ -9,7 +9,7 @@ The order of the checks: object, id, media, turns, texts, placeholders. Other ke
 from typing import Final
 
 from operators.annotations.conversation import build_record
-from operators.annotations.fields import read_field, read_object, read_record_id
+from operators.annotations.fields import read_object, read_record_id
 from operators.annotations.layout import Layout
 from operators.annotations.media import name_media
 from operators.annotations.turns import LLAVA_SPELLING, read_turns
@@ -26,7 +26,7 @@ def parse_llava(row: object) -> Record:
     record_id = read_record_id(fields)
     read = fields.get
     media = name_media(read("image"), read("video"), read("images"), read("videos"))
-    said = read_turns(read_field(fields, "conversations"), "conversations", LLAVA_SPELLING)
+    said = read_turns(fields, LLAVA_SPELLING)
     return build_record(record_id, said, media)
 
 

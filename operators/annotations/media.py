@@ -5,9 +5,9 @@ that is not there. The singular and the plural of one field may not both name me
 order they go.
 """
 
-from typing import Final
+from typing import Any, Final, cast
 
-from operators.annotations.fields import check_name
+from operators.annotations.fields import check_name, describe
 from schemas.errors import RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 
@@ -28,8 +28,11 @@ def name_media(
     Raises:
         SampleError: BAD_TYPE or TOO_MANY_MEDIA.
     """
-    if video is None and images is None and videos is None and image.__class__ is str:
-        return _name_paths(image, _IMAGE, "image")
+    if video is None and images is None and videos is None:
+        if image is None:
+            return ()
+        if type(image) is str and image and image.isascii():
+            return (MediumReference(_IMAGE, image, False),)
     return check_number(
         (
             *_name_either(_IMAGE, image, "image", images, "images"),
@@ -72,9 +75,20 @@ def _name_either(kind: MediumKind, one: object, field: str, many: object, plural
 def _name_paths(value: object, kind: MediumKind, field: str) -> References:
     if value is None:
         return ()
-    values: list[object] = [*value] if isinstance(value, list) else [value]
-    what = f"{field!r}"
-    paths = [check_name(path, what) for path in values]
-    if not all(paths):
+    paths = cast("list[Any]", value if isinstance(value, list) else [value])
+    try:
+        is_sound = all(paths) and "".join(paths).isascii()
+    except TypeError:
+        is_sound = False
+    if not is_sound:
+        for path in paths:
+            _check_path(path, f"{field!r}")
+    return tuple([MediumReference(kind, path, False) for path in paths])
+
+
+def _check_path(path: object, what: str) -> None:
+    if isinstance(path, list | dict):
+        found = describe(cast(object, path))
+        raise SampleError(RejectCode.BAD_TYPE, f"an entry of {what} is {found}: write one path a medium")
+    if not check_name(path, what):
         raise SampleError(RejectCode.BAD_TYPE, f"{what} is empty; a text-only record has no such key")
-    return tuple([MediumReference(kind, path) for path in paths])

@@ -9,7 +9,7 @@ the probe reads them later, gives `image` without the key `bytes`.
 from typing import Final, cast
 
 from operators.annotations.conversation import build_record
-from operators.annotations.fields import describe, read_field, read_object, read_record_id
+from operators.annotations.fields import describe, read_object, read_record_id
 from operators.annotations.layout import Layout
 from operators.annotations.media import References, check_number
 from operators.annotations.turns import LLAVA_SPELLING, read_turns
@@ -28,7 +28,7 @@ def parse_onevision(row: object) -> Record:
     fields = read_object(row)
     record_id = read_record_id(fields)
     media = _read_pictures(fields.get("image"))
-    said = read_turns(read_field(fields, "conversations"), "conversations", LLAVA_SPELLING)
+    said = read_turns(fields, LLAVA_SPELLING)
     return build_record(record_id, said, media)
 
 
