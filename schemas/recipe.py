@@ -44,6 +44,7 @@ def _check_take(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
+Format = Literal["llava", "video_chatgpt", "onevision", "llava_next", "sharegpt", "llava_yaml"]
 Pattern = Annotated[str, Field(min_length=1)]
 ByteSize = Annotated[int, BeforeValidator(_parse_size), Field(gt=0), PlainSerializer(lambda size: size)]
 
@@ -52,16 +53,27 @@ class SourceConfig(StrictModel):
     """One annotation set and the folder that its media lie in."""
 
     name: Name
-    format: Literal["llava", "video_chatgpt", "onevision"]
+    format: Format
+    """The layout of the rows; of `llava_yaml`, the annotations are LLaVA-Mini's lists of annotation files."""
     annotations: Pattern | Annotated[list[Pattern], Field(min_length=1)]
     """A path, a glob, or a list of them; globs are read in sorted order."""
     media_root: str | None = None
-    """Nothing outside it is ever opened."""
+    """A folder, an S3 prefix, a tar or a zip; nothing outside it is ever opened."""
+    also_under: list[Pattern] = []
+    """Folders besides media_root that symbolic links may lead into."""
     take: Annotated[str, AfterValidator(_check_take)] = "all"
     deduplicate: bool = False
     """True: a record identical to an earlier one of this source is rejected as duplicate_record."""
     reject_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of records; over it the run ends with exit status 3."""
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> "SourceConfig":
+        if self.format == "llava_yaml" and self.take != "all":
+            raise ValueError(
+                "a yaml list says by sampling_strategy how much of each file is taken; leave out `take`"
+            )
+        return self
 
 
 class VideoViews(StrictModel):

@@ -43,7 +43,11 @@ def test_sizes_and_defaults() -> None:
         ("{{{", "not readable as YAML"),
         (RECIPE.replace("64MiB", "64 megs"), "write 1000000, 64MiB or 1GiB"),
         (RECIPE.replace("small", "Small corpus"), "is no name"),
-        (RECIPE.replace("format: llava,", "format: lava,"), "'llava', 'video_chatgpt' or 'onevision'"),
+        (RECIPE.replace("format: llava,", "format: lava,"), "'llava', .* 'sharegpt' or 'llava_yaml'"),
+        (
+            RECIPE.replace("format: llava,", "format: llava_yaml, take: 'first:9',"),
+            "sources.0: a yaml list says by sampling_strategy",
+        ),
         (RECIPE.replace("sources:", "sources: []\nx:"), "at least 1 item"),
         (RECIPE + "views: {video: {fps: 1, uniform: 8}}\n", "either fps or uniform"),
         ("[" * 5000, "not readable as YAML"),
