@@ -13,6 +13,7 @@ from jobs.options import (
     JsonOption,
     RayAddressOption,
     RecipeArgument,
+    WorkersOption,
     open_engine,
     read_configuration,
 )
@@ -49,11 +50,12 @@ def _command_of(stages: Sequence[str]) -> Callable[..., None]:
         recipe: RecipeArgument,
         corpus: CorpusOption,
         engine: EngineOption = EngineName.SERIAL,
+        workers: WorkersOption = None,
         ray_address: RayAddressOption = None,
         as_json: JsonOption = False,
     ) -> None:
         checked = read_configuration(recipe, Recipe)
-        with Reporter() as reporter, open_engine(engine, ray_address) as opened:
+        with Reporter() as reporter, open_engine(engine, ray_address, workers) as opened:
             lines, values, status = run_stages(stages, checked, open_storage(corpus), opened, reporter)
         print_result(lines, as_json, values)
         if status:

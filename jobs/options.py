@@ -20,6 +20,7 @@ class EngineName(StrEnum):
     """Who runs the units of a data stage."""
 
     SERIAL = "serial"
+    PROCESSES = "processes"
     RAY = "ray"
 
 
@@ -34,26 +35,41 @@ RayAddressOption = Annotated[
         "--ray-address", metavar="ADDRESS", help="Join a running Ray cluster instead of starting one here."
     ),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", min=1, help="Workers at a time; by default as many as there are CPUs."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @contextlib.contextmanager
-def open_engine(name: EngineName, ray_address: str | None) -> Generator[Engine]:
-    """The engine that was asked for, for as long as the block runs.
+def open_engine(
+    name: EngineName, ray_address: str | None = None, num_workers: int | None = None
+) -> Generator[Engine]:
+    """The engine that was asked for, for as long as the block runs; none of its workers outlives the block.
 
     Raises:
-        ConfigError: for a Ray address with another engine.
+        ConfigError: for a Ray address with another engine, or several workers with the serial one.
     """
+    if ray_address is not None and name is not EngineName.RAY:
+        raise ConfigError("--ray-address goes with --engine ray")
     if name is EngineName.SERIAL:
-        if ray_address is not None:
-            raise ConfigError("--ray-address goes with --engine ray")
+        if num_workers not in (None, 1):
+            raise ConfigError("--workers goes with --engine processes or ray")
         yield SerialEngine()
-        return
-    from infra.ray_cluster import ray_cluster
-    from pipelines.ray_engine import RayEngine
+    elif name is EngineName.PROCESSES:
+        from pipelines.process_engine import ProcessesEngine
 
-    with ray_cluster(ray_address):
-        yield RayEngine()
+        with ProcessesEngine(num_workers) as engine:
+            yield engine
+    else:
+        from infra.ray_cluster import ray_cluster
+        from pipelines.ray_engine import RayEngine
+
+        with ray_cluster(ray_address, None if ray_address else num_workers):
+            yield RayEngine()
 
 
 def read_configuration(path: Path, model: type[Model]) -> Model:

@@ -1,21 +1,32 @@
-"""Engines: who runs the units of a stage. The serial one is here; Ray's is behind the same interface.
+"""Engines: who runs the units of a stage. The serial one is here; the others are behind the same interface.
 
 A unit is a small plain value, the work on it a pure function of the unit and the corpus, and its result small
 again: bytes go to storage, not through the engine. What a worker needs and is dear to make (an encoder, an
 open file) is made once per process by `Worker.build`; the specification travels, the objects do not.
 
-Results come as they are finished. An error that a unit lets through ends the run: units reject single records
-and items themselves.
+Results come as they are finished; nothing is kept of a unit that is done, and units are asked for by index,
+one at a time, so that a computed sequence of a million units costs no memory. An error that a unit lets
+through ends the run: units reject single records and items themselves. Only a `TransientError` is tried
+again here. What the serial engine leaves out: it has no limit per unit, and a unit that kills its process
+ends the run.
 """
 
+import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, runtime_checkable
+
+from schemas.errors import TransientError, WorkError
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 UnitIn = TypeVar("UnitIn", contravariant=True)
 ResultOut = TypeVar("ResultOut", covariant=True)
+
+MAX_TRIES: Final = 4
+FIRST_PAUSE_S: Final = 1.0
+UNIT_LIMIT_S: Final = 4 * 3600.0
 
 
 @runtime_checkable
@@ -27,12 +38,33 @@ class Worker(Protocol[UnitIn, ResultOut]):
         ...
 
 
+@runtime_checkable
+class Divisible(Protocol[Unit]):
+    """A worker whose units can be taken apart, so that one item that kills processes does not end the run.
+
+    A unit whose workers died twice is divided and each part is run by itself; results of parts are dropped.
+    Then the unit is run once more, without the parts that killed their workers again.
+    """
+
+    def divide(self, unit: Unit) -> Sequence[Unit]:
+        """Units of one item each; running one must do to the item what the unit does, and commit nothing."""
+        ...
+
+    def exclude(self, unit: Unit, killers: Sequence[Unit]) -> Unit:
+        """The unit that rejects the items of these parts as `RejectCode.WORKER_CRASH`, untouched."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one worker occupies."""
+    """What one worker occupies, and how long it may take for one unit."""
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    memory_bytes: int = 0
+    """0: not stated."""
+    unit_limit_s: float = UNIT_LIMIT_S
+    """A worker that takes longer is killed, as if it had died."""
 
 
 ONE_CPU: Final = Resources()
@@ -72,6 +104,23 @@ def no_progress(stage: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
+def run_as_finished(
+    engine: Engine,
+    spec: Worker[Unit, Result],
+    units: Sequence[Unit],
+    stage: str,
+    progress: Progress = no_progress,
+    resources: Resources = ONE_CPU,
+) -> Iterator[tuple[int, Result]]:
+    """Run all units of a stage, telling the progress; (index, result) in the order of completion."""
+    if not units:
+        return
+    progress(stage, 0, len(units))
+    for num_done, finished in enumerate(engine.run(spec, units, resources), start=1):
+        progress(stage, num_done, len(units))
+        yield finished
+
+
 def run_in_order(
     engine: Engine,
     spec: Worker[Unit, Result],
@@ -80,15 +129,14 @@ def run_in_order(
     progress: Progress = no_progress,
     resources: Resources = ONE_CPU,
 ) -> list[Result]:
-    """Run all units of a stage; the results come in the order of the units."""
-    if not units:
-        return []
-    results: dict[int, Result] = {}
-    progress(stage, 0, len(units))
-    for index, result in engine.run(spec, units, resources):
-        results[index] = result
-        progress(stage, len(results), len(units))
+    """Run all units of a stage; the results, all in memory, come in the order of the units."""
+    results = dict(run_as_finished(engine, spec, units, stage, progress, resources))
     return [results[index] for index in range(len(units))]
+
+
+def draw_pause_s(num_tries: int) -> float:
+    """How long to wait after so many failed tries: longer each time, and never the same for two workers."""
+    return FIRST_PAUSE_S * 2 ** (num_tries - 1) * random.SystemRandom().uniform(0.5, 1.5)
 
 
 class SerialEngine:
@@ -104,5 +152,22 @@ class SerialEngine:
         if not units:
             return
         work = spec.build()
-        for index, unit in enumerate(units):
-            yield index, work(unit)
+        for index in range(len(units)):
+            yield index, _try_some_times(work, units[index], index)
+
+
+def _try_some_times(work: Callable[[Unit], Result], unit: Unit, index: int) -> Result:
+    for num_tries in range(1, MAX_TRIES):
+        try:
+            return work(unit)
+        except TransientError:
+            time.sleep(draw_pause_s(num_tries))
+    try:
+        return work(unit)
+    except TransientError as error:
+        raise WorkError(f"{describe_unit(index, unit)} failed {MAX_TRIES} times: {error}") from error
+
+
+def describe_unit(index: int, unit: object) -> str:
+    """A unit, in the words of an error."""
+    return f"unit {index} ({unit!r:.200})"

@@ -40,7 +40,7 @@ def run_demo(out: Path, engine_name: EngineName) -> tuple[list[str], dict[str, o
         reporter.say(f"rendering the demo's data, encoder and language model below {out}")
         planted = write_inputs(out)
         recipe = read_configuration(out / "recipe.yaml", Recipe)
-        with open_engine(engine_name, None) as engine:
+        with open_engine(engine_name) as engine:
             lines, values, _ = run_stages(STAGES, recipe, open_storage(out / "corpus"), engine, reporter)
         trained: list[TrainingResult] = []
         for stage in (1, 2):

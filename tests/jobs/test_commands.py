@@ -76,13 +76,32 @@ def test_a_missing_argument_is_named(verb):
 @pytest.mark.parametrize("verb", STAGES)
 def test_stages_need_a_corpus_and_a_known_engine(recipe, verb):
     refuse(USAGE, "Missing option '--corpus'", verb, recipe())
-    refuse(USAGE, "'dask' is not one of 'serial', 'ray'", verb, recipe(), "--corpus", "c", "--engine", "dask")
+    refuse(
+        USAGE,
+        "'dask' is not one of 'serial', 'processes', 'ray'",
+        verb,
+        recipe(),
+        "--corpus",
+        "c",
+        "--engine",
+        "dask",
+    )
     address = ("--corpus", "c", "--ray-address", "auto")
     refuse(USAGE, "--ray-address goes with --engine ray", verb, recipe(), *address)
+    refuse(
+        USAGE,
+        "--workers goes with --engine processes or ray",
+        verb,
+        recipe(),
+        "--corpus",
+        "c",
+        "--workers",
+        "2",
+    )
 
 
 def test_the_demo_needs_a_known_engine():
-    refuse(USAGE, "'dask' is not one of 'serial', 'ray'", "demo", "--engine", "dask")
+    refuse(USAGE, "'dask' is not one of 'serial', 'processes', 'ray'", "demo", "--engine", "dask")
 
 
 @pytest.mark.parametrize("verb", [*STAGES, "train"])

@@ -1,0 +1,247 @@
+"""Hands units to workers that may die: the one dispatcher behind the processes and the Ray engine.
+
+Workers are disposable and pull: one is hired, gets work once it answered, holds one unit at a time, and is
+replaced when it dies. So nothing is bound to a worker beforehand, and no more units are under way than there
+are slots. What happens to a unit:
+
+    its worker dies, or takes longer than the limit    another worker gets it
+    ... and that one dies, too                         it is divided (`Divisible`), or the run ends
+    a TransientError                                   it is tried `MAX_TRIES` times, with pauses
+    any other error                                    the run ends
+
+Units come back any number of times, so whatever they do must be harmless to repeat; commits see to that.
+What it costs: a message each way per unit, and a few hundred bytes per worker; nothing per unit that is done.
+"""
+
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast, runtime_checkable
+
+from pipelines.engine import MAX_TRIES, Divisible, Worker, describe_unit, draw_pause_s
+from pipelines.host import Broken, Done, Failed, Lost, Ready, Report
+from schemas.errors import PipelineError, TransientError, WorkerLostError, WorkError
+
+MAX_DEATHS: Final = 2
+START_LIMIT_S: Final = 600.0
+"""For a worker to be placed, to import and to build."""
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """Hires workers, named by numbers, and passes messages; processes or actors of Ray."""
+
+    num_slots: int
+
+    def hire(self) -> int:
+        """Begin to start a worker; it reports `Ready`, or why it is not."""
+        ...
+
+    def give(self, worker: int, unit: Any) -> None:  # noqa: ANN401 - any unit
+        """Let a worker, that has nothing to do, do a unit; it reports."""
+        ...
+
+    def wait(self, limit_s: float) -> Sequence[tuple[int, Report]]:
+        """Reports that have come in; waits for one, but not longer than this."""
+        ...
+
+    def dismiss(self, worker: int) -> None:
+        """Kill a worker; it reports nothing any more. One that is gone already is no error."""
+        ...
+
+    def close(self) -> None:
+        """Send everybody home; no worker is left."""
+        ...
+
+
+@dataclass(slots=True)
+class _Task:
+    """A unit, or a part of one, that is not done."""
+
+    index: int
+    unit: Any
+    division: "_Division | None" = None
+    was_divided: bool = False
+    num_deaths: int = 0
+    num_tries: int = 0
+
+
+@dataclass(slots=True)
+class _Division:
+    """A unit that was taken apart, until all of its parts have run."""
+
+    task: _Task
+    num_open: int
+    killers: list[Any] = field(default_factory=list[Any])
+
+
+@dataclass(slots=True)
+class _Post:
+    """What a worker is at."""
+
+    deadline_s: float
+    is_ready: bool = False
+    task: _Task | None = None
+
+
+class Dispatch:
+    """One run of a stage."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        spec: Worker[Any, Any],
+        units: Sequence[Any],
+        *,
+        unit_limit_s: float,
+        start_limit_s: float = START_LIMIT_S,
+    ) -> None:
+        self._crew = crew
+        self._divisible = cast("Divisible[Any]", spec) if isinstance(spec, Divisible) else None
+        self._units = units
+        self._unit_limit_s = unit_limit_s
+        self._start_limit_s = start_limit_s
+        self._num_fresh = len(units)
+        self._again: deque[_Task] = deque()
+        self._paused: list[tuple[float, int, _Task]] = []
+        self._pauses = itertools.count()
+        self._posts: dict[int, _Post] = {}
+        self._num_failed_starts = 0
+
+    def results(self) -> Iterator[tuple[int, Any]]:
+        """Yield (index, result) until no unit is left.
+
+        Raises:
+            WorkerLostError: when workers do not start, or a unit that cannot be divided kills them.
+            WorkError: when something unplanned was raised, or the outside failed too often.
+            PipelineError: what a unit lets through.
+        """
+        try:
+            while self._count_waiting() or any(post.task for post in self._posts.values()):
+                self._staff()
+                for worker, report in self._crew.wait(self._time_left_s()):
+                    yield from self._receive(worker, report)
+                for worker, post in list(self._posts.items()):
+                    if time.monotonic() > post.deadline_s:
+                        self._crew.dismiss(worker)
+                        self._bury(worker, self._describe_delay(post))
+        finally:
+            self._crew.close()
+
+    def _count_waiting(self) -> int:
+        return self._num_fresh + len(self._again) + len(self._paused)
+
+    def _staff(self) -> None:
+        """Give work to who has none, hire while there is more, let go who is not needed."""
+        while self._paused and self._paused[0][0] <= time.monotonic():
+            self._again.append(heapq.heappop(self._paused)[2])
+        for worker, post in list(self._posts.items()):
+            if not post.is_ready or post.task:
+                continue
+            if task := self._next_task():
+                post.task = task
+                post.deadline_s = time.monotonic() + self._unit_limit_s
+                self._crew.give(worker, task.unit)
+            elif not self._paused:
+                self._crew.dismiss(worker)
+                del self._posts[worker]
+        num_busy = sum(post.task is not None for post in self._posts.values())
+        for _ in range(len(self._posts), min(self._crew.num_slots, num_busy + self._count_waiting())):
+            self._posts[self._crew.hire()] = _Post(time.monotonic() + self._start_limit_s)
+
+    def _next_task(self) -> _Task | None:
+        if self._again:
+            return self._again.popleft()
+        if not self._num_fresh:
+            return None
+        index = len(self._units) - self._num_fresh
+        self._num_fresh -= 1
+        return _Task(index, self._units[index])
+
+    def _time_left_s(self) -> float:
+        events = [post.deadline_s for post in self._posts.values() if post.task or not post.is_ready]
+        events += [due_s for due_s, _, _ in self._paused[:1]]
+        return max(0.0, min(events) - time.monotonic())
+
+    def _receive(self, worker: int, report: Report) -> Iterator[tuple[int, Any]]:
+        post = self._posts[worker]
+        match report:
+            case Ready():
+                post.is_ready, post.deadline_s = True, float("inf")
+                self._num_failed_starts = 0
+            case Done(result):
+                task, post.task = post.task, None
+                post.deadline_s = float("inf")
+                if task and task.division:
+                    self._close_part(task.division)
+                elif task:
+                    yield task.index, result
+            case Failed(error):
+                self._fail(worker, error)
+            case Broken(trace):
+                raise WorkError(f"{self._describe(post.task)} failed in a worker:\n{trace}")
+            case Lost(reason):
+                self._bury(worker, reason)
+
+    def _fail(self, worker: int, error: PipelineError | OSError) -> None:
+        if not isinstance(error, TransientError):
+            raise error
+        post = self._posts[worker]
+        if post.task is None:
+            self._crew.dismiss(worker)
+            self._bury(worker, str(error))
+            return
+        task, post.task = post.task, None
+        post.deadline_s = float("inf")
+        task.num_tries += 1
+        if task.num_tries >= MAX_TRIES:
+            raise WorkError(f"{self._describe(task)} failed {MAX_TRIES} times: {error}") from error
+        due_s = time.monotonic() + draw_pause_s(task.num_tries)
+        heapq.heappush(self._paused, (due_s, next(self._pauses), task))
+
+    def _bury(self, worker: int, reason: str) -> None:
+        post = self._posts.pop(worker)
+        if not post.is_ready:
+            self._num_failed_starts += 1
+            if self._num_failed_starts > MAX_DEATHS * (self._crew.num_slots + 1):
+                raise WorkerLostError(
+                    f"{self._num_failed_starts} workers in a row were lost before they started: {reason}"
+                )
+        elif post.task:
+            post.task.num_deaths += 1
+            if post.task.num_deaths < MAX_DEATHS:
+                self._again.appendleft(post.task)
+            else:
+                self._divide(post.task, reason)
+
+    def _divide(self, task: _Task, reason: str) -> None:
+        """Find out which part of a unit it is that kills."""
+        if task.division:
+            task.division.killers.append(task.unit)
+            self._close_part(task.division)
+            return
+        parts = self._divisible.divide(task.unit) if self._divisible else ()
+        if task.was_divided or not parts:
+            raise WorkerLostError(f"{self._describe(task)} killed its worker {MAX_DEATHS} times: {reason}")
+        division = _Division(task, len(parts))
+        self._again.extendleft(_Task(task.index, part, division) for part in reversed(parts))
+
+    def _close_part(self, division: _Division) -> None:
+        division.num_open -= 1
+        if division.num_open:
+            return
+        unit = division.task.unit
+        if division.killers and self._divisible:
+            unit = self._divisible.exclude(unit, division.killers)
+        self._again.appendleft(_Task(division.task.index, unit, was_divided=True))
+
+    def _describe_delay(self, post: _Post) -> str:
+        if post.task:
+            return f"it took longer than {self._unit_limit_s:g} s"
+        return f"it was not ready within {self._start_limit_s:g} s; are there enough free CPUs and memory?"
+
+    def _describe(self, task: _Task | None) -> str:
+        return describe_unit(task.index, task.unit) if task else "the start"

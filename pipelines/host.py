@@ -1,0 +1,106 @@
+"""The inside of a worker, whatever it lives in: builds the work once, does units, reports plain values.
+
+An error of ours is a value on its way home, with its type, and so is what the operating system refused (a
+full disk). Memory that ran out ends the process, for what is left of it cannot be trusted; the other side
+sees a worker that died. Any other exception is a fault of the program and left to whoever runs the host.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from pipelines.engine import Worker
+from schemas.errors import PipelineError
+
+OUT_OF_MEMORY_STATUS: Final = 70
+THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "ARROW_IO_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker is alive and has built its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A unit is finished."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A unit, or the building, let an error through that the command line knows."""
+
+    error: PipelineError | OSError
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Something was raised that nobody planned."""
+
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker is gone; said by who looks after it."""
+
+    reason: str
+
+
+Report = Ready | Done | Failed | Broken | Lost
+
+
+class Host:
+    """One worker."""
+
+    def __init__(self, spec: Worker[Any, Any]) -> None:
+        self._spec = spec
+        self._work: Callable[[Any], Any] | None = None
+
+    def build(self) -> Ready | Failed:
+        """Prepare to work."""
+        try:
+            self._work = self._spec.build()
+        except (PipelineError, OSError) as error:
+            return _carry_home(error)
+        except MemoryError:
+            _leave_without_memory()
+        return Ready()
+
+    def run(self, unit: Any) -> Done | Failed:  # noqa: ANN401 - any unit
+        """Do one unit; only after `build`."""
+        assert self._work is not None, "build() comes first"  # noqa: S101 - a fault of the engine
+        try:
+            return Done(self._work(unit))
+        except (PipelineError, OSError) as error:
+            return _carry_home(error)
+        except MemoryError:
+            _leave_without_memory()
+
+
+def _carry_home(error: PipelineError | OSError) -> Failed:
+    """Errors of libraries that count as OSError may not survive the way; they are faults like others."""
+    if not isinstance(error, PipelineError) and type(error).__module__ != "builtins":
+        raise error
+    return Failed(error)
+
+
+def _leave_without_memory() -> NoReturn:
+    os.write(2, b"out of memory\n")
+    os._exit(OUT_OF_MEMORY_STATUS)
+
+
+def thread_settings(num_cpus: float) -> dict[str, str]:
+    """Environment that keeps libraries to a worker's CPUs; must stand before they are imported."""
+    num_threads = str(max(1, int(num_cpus)))
+    return dict.fromkeys(THREAD_VARIABLES, num_threads) | {"TOKENIZERS_PARALLELISM": "false"}
