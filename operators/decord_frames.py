@@ -18,7 +18,9 @@ from typing import Final, Protocol, cast, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from operators.completeness import ByteFile
 from operators.frames import pick_displayed
+from operators.packets import Timeline
 from operators.sniff import MKV, MOV, MP4, WEBM, MediumFormat
 from schemas.errors import ConfigError, RejectCode, SampleError
 
@@ -56,7 +58,7 @@ class _Decord(Protocol):
 
 
 def read_by_timestamps(
-    data: bytes, medium_format: MediumFormat, packet_times_s: Sequence[float], times_s: Sequence[float]
+    file: ByteFile, medium_format: MediumFormat, timeline: Timeline, times_s: Sequence[float]
 ) -> Iterator[tuple[int, float, UInt8[np.ndarray, "height width 3"]]] | None:
     """The frames on display at `times_s`, or None where decord cannot be trusted with this clip.
 
@@ -68,11 +70,12 @@ def read_by_timestamps(
         return None
     decord = _load_decord()
     try:
-        reader = _open_reader(decord, data)
+        reader = _open_reader(decord, file)
         stamps = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)[:, 0]
     except (decord.DECORDError, RuntimeError, AssertionError, IndexError):
         return None
-    if len(stamps) != len(packet_times_s) or not np.allclose(stamps, packet_times_s, 0, _TIME_TOLERANCE_S):
+    own_s = np.asarray(timeline.times_s) + timeline.first_s
+    if len(stamps) != len(own_s) or not np.allclose(stamps, own_s, 0, _TIME_TOLERANCE_S):
         return None
     offsets_s = (float(stamp - stamps[0]) for stamp in stamps)
     chosen = list(pick_displayed(((time_s, index) for index, time_s in enumerate(offsets_s)), times_s))
@@ -88,9 +91,10 @@ def _load_decord() -> _Decord:
     return decord
 
 
-def _open_reader(decord: _Decord, data: bytes) -> _Reader:
+def _open_reader(decord: _Decord, file: ByteFile) -> _Reader:
     open_reader = cast("_OpenReader", decord.VideoReader)
-    return open_reader(io.BytesIO(data), num_threads=1, fault_tol=_MAX_REPEATED_SHARE)
+    file.seek(0)
+    return open_reader(io.BytesIO(file.read() or b""), num_threads=1, fault_tol=_MAX_REPEATED_SHARE)
 
 
 @runtime_checkable

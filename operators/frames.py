@@ -5,6 +5,11 @@ last frame whose timestamp is not later. `fps: F` has the period 1/F; where that
 and with `uniform: N`, the period is duration / N, so that the views cover the clip evenly. A clip ends when
 its last frame ends, and always has at least one view.
 
+`uniform: N, rule: reference` is the published choice instead: the clip's frames are counted, cut into N
+segments, and the middle frame of each is taken (LLaVA-Mini, Video-ChatGPT, `get_seq_frames`); a clip of fewer
+frames gives each of them once. It is wrong in time where the frame rate varies; it is there to repeat
+published runs.
+
 Counting frames instead (`range(0, n, round(fps))`, the usual idiom) drifts at 29.97 frames a second and is
 wrong by whole shots at variable rates. Timestamps are compared with a tolerance of 0.1 ms, finer than any
 clip's own.
@@ -12,9 +17,11 @@ clip's own.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 TOLERANCE_S: Final = 1e-4
+
+Rule = Literal["even", "reference"]
 
 Frame = TypeVar("Frame")
 
@@ -26,10 +33,24 @@ class FramePolicy:
     fps: float | None = 1.0
     uniform: int | None = None
     max_frames: int = 512
+    rule: Rule = "even"
+    """How `uniform` spreads: evenly over the time, or over the frames as the published loader does."""
 
     def __post_init__(self) -> None:
         if (self.fps is None) == (self.uniform is None):
             raise ValueError("give either fps or uniform, not both")
+        if self.rule == "reference" and self.uniform is None:
+            raise ValueError("the rule of the reference goes with uniform")
+
+
+def choose_displayed(
+    frame_times_s: Sequence[float], duration_s: float, policy: FramePolicy
+) -> tuple[float, ...]:
+    """When the views of a clip are taken, whose frames come on display at these times (from 0, ascending)."""
+    if policy.rule == "reference":
+        middles = choose_middles(len(frame_times_s), policy.uniform or 1)
+        return tuple(frame_times_s[index] for index in middles)
+    return choose_times(duration_s, policy)
 
 
 def choose_times(duration_s: float, policy: FramePolicy) -> tuple[float, ...]:
@@ -38,9 +59,23 @@ def choose_times(duration_s: float, policy: FramePolicy) -> tuple[float, ...]:
     return tuple(index * period_s for index in range(num_frames))
 
 
+def choose_middles(num_frames: int, num_segments: int) -> tuple[int, ...]:
+    """Indices of the frames in the middle of equal segments, by the arithmetic of the published loader."""
+    num_segments = min(num_frames, num_segments)
+    size = (num_frames - 1) / max(num_segments, 1)
+    return tuple((round(size * index) + round(size * (index + 1))) // 2 for index in range(num_segments))
+
+
 def count_frames(duration_s: float, policy: FramePolicy) -> int:
-    """How many views a clip gives, without listing them."""
+    """How many views a clip gives, without listing them; at most as many, by the rule of the reference."""
     return _choose_period(max(duration_s, 0.0), policy)[0]
+
+
+def count_left_out(duration_s: float, policy: FramePolicy) -> int:
+    """How many views `fps` asks for beyond `max_frames`."""
+    if policy.fps is None:
+        return 0
+    return max(0, _count_before(max(duration_s, 0.0), policy.fps) - policy.max_frames)
 
 
 def _choose_period(duration_s: float, policy: FramePolicy) -> tuple[int, float]:

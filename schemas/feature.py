@@ -61,6 +61,7 @@ class VideoRules(StrictModel):
     fps: float | None
     uniform: int | None
     max_frames: int
+    rule: Literal["even", "reference"]
     backend: Literal["pyav", "decord"]
     decoder: str
 

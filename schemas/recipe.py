@@ -83,12 +83,17 @@ class VideoViews(StrictModel):
     uniform: Annotated[int, Field(gt=0, le=4096)] | None = None
     """A fixed number of frames spread over the clip; set `fps: null` with it."""
     max_frames: Annotated[int, Field(gt=0, le=100_000)] = 512
+    """Where `fps` gives more, that many are spread over the clip, and it is counted."""
+    rule: Literal["even", "reference"] = "even"
+    """How `uniform` spreads: evenly over the time, or the middle frames of equal segments as published."""
     backend: Literal["pyav", "decord"] = "pyav"
 
     @model_validator(mode="after")
     def _one_policy(self) -> "VideoViews":
         if (self.fps is None) == (self.uniform is None):
             raise ValueError("give either fps or uniform (with fps: null), not both")
+        if self.rule == "reference" and self.uniform is None:
+            raise ValueError("rule: reference goes with uniform (the published loader takes 8 frames)")
         return self
 
 
@@ -145,7 +150,7 @@ class Recipe(StrictModel):
         ]
         planned = {
             "image": self.views.image,
-            "video": self.views.video.model_dump(mode="json", exclude={"backend"}),
+            "video": self.views.video.model_dump(mode="json", exclude={"backend", "rule"}),
             "shards": self.shards.model_dump(mode="json"),
         }
         return digest_of({"sources": sources, "planned": planned})

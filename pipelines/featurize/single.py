@@ -9,7 +9,7 @@ import torch
 from operators.batch import MediumFeatures
 from operators.codec import codec_named, decode_views
 from operators.preprocess import normalize_views
-from pipelines.featurize.render import render_medium
+from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.featurize.spec import (
     check_same_spec,
     describe_spec,
@@ -40,6 +40,7 @@ class MediumEncoder:
         check_same_spec(describe_spec(views, config, spec.codec.name, opened), spec)
         self._encoder = opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         self._policy = render_policy(views, opened)
+        self._decoder = IsolatedDecoder(self._policy)
         self._batch_size = batch_size
         self._codec = codec_named(spec.codec.name, spec.codec.version)
 
@@ -50,10 +51,10 @@ class MediumEncoder:
             SampleError: when it does not decode, or its features are not finite.
         """
         with one_thread():
-            rendered = render_medium(data, kind, self._policy)
+            rendered = self._decoder.render(data, kind)
             pixels = torch.as_tensor(normalize_views(rendered.views, self._policy.processor))
             patches = self._encoder.encode_fixed(pixels, self._batch_size).patches.cpu()
             stored = [self._codec.encode_view(view) for view in patches]
         decoded = decode_views(self._codec, stored, patches.shape[1], patches.shape[2])
-        shape = rendered.shape
-        return MediumFeatures(decoded.view(shape.num_frames, shape.views_per_frame, *decoded.shape[1:]))
+        grid = (rendered.num_frames, rendered.views_per_frame)
+        return MediumFeatures(decoded.view(*grid, *decoded.shape[1:]))

@@ -16,7 +16,7 @@ from operators.codec import codec_named
 from operators.frames import FramePolicy
 from operators.image import DEFAULT_IMAGE_POLICY
 from operators.preprocess import Processor
-from pipelines.featurize.render import RenderPolicy
+from operators.render import RenderPolicy
 from schemas.errors import ConfigError, MismatchError
 from schemas.feature import (
     CodecIdentity,
@@ -60,7 +60,9 @@ def render_policy(views: ViewsConfig, opened: OpenedEncoder) -> RenderPolicy:
         aspect=views.aspect,
         processor=opened.processor,
         image=DEFAULT_IMAGE_POLICY,
-        frames=FramePolicy(fps=video.fps, uniform=video.uniform, max_frames=video.max_frames),
+        frames=FramePolicy(
+            fps=video.fps, uniform=video.uniform, max_frames=video.max_frames, rule=video.rule
+        ),
         backend=video.backend,
     )
 
@@ -88,6 +90,7 @@ def describe_spec(
             fps=video.fps,
             uniform=video.uniform,
             max_frames=video.max_frames,
+            rule=video.rule,
             backend=video.backend,
             decoder=_describe_backend(video.backend),
         ),
@@ -101,6 +104,7 @@ def settings_of(spec: FeatureSpec, model: str) -> tuple[ViewsConfig, EncoderConf
         fps=spec.video.fps,
         uniform=spec.video.uniform,
         max_frames=spec.video.max_frames,
+        rule=spec.video.rule,
         backend=spec.video.backend,
     )
     views = ViewsConfig(image=spec.image_views, aspect=spec.aspect, video=video)

@@ -1,10 +1,12 @@
 """One feature shard: the media of a sample shard through the encoder, once.
 
     KEY.feat.bin   features of all views, see `operators.feature_file`
-    KEY.json       key, modality, media facts, frame times of clips
+    KEY.json       key, modality, media facts; of clips also frame times and what was damaged or left out
 
 No conversation is here: a feature shard is a function of (media, spec), so mending a text never touches it.
 Items whose media do not decode are rejects of the spec, named in the commit record; the others go on.
+
+Media are decoded in another process (`pipelines.decode`): one that breaks it is a reject like others.
 
 Torch runs on one thread meanwhile: sums must not depend on how many cores a worker has. Media are read and
 encoded item by item; what is held is one batch of views and the features of the items in it.
@@ -12,7 +14,7 @@ encoded item by item; what is held is one batch of views and the features of the
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,11 +26,13 @@ from torch import Tensor
 from infra.storage import Storage
 from infra.tar import pack_index, write_shard
 from operators.codec import Codec, codec_named
-from operators.feature_file import pack_features
+from operators.feature_file import MediumShape, pack_features
 from operators.preprocess import normalize_views
+from operators.render import RenderedMedium, RenderPolicy
+from operators.video import VideoReport
 from pipelines.commit import FIRST_WINS, commit, put_file, put_object
+from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.featurize.batches import EncodedItem, ViewArray, encode_items
-from pipelines.featurize.render import RenderedMedium, RenderPolicy, render_medium
 from pipelines.featurize.samples import StoredItem, read_sample_items
 from pipelines.featurize.spec import (
     OpenedEncoder,
@@ -96,9 +100,11 @@ class _ShardEncoder:
     opened: OpenedEncoder
     policy: RenderPolicy = field(init=False)
     codec: Codec = field(init=False)
+    decoder: IsolatedDecoder = field(init=False)
 
     def __post_init__(self) -> None:
         self.policy = render_policy(self.recipe.views, self.opened)
+        self.decoder = IsolatedDecoder(self.policy)
         self.codec = codec_named(self.spec.codec.name, self.spec.codec.version)
 
     def encode_shard(self, unit: FeatureUnit) -> CommitRecord:
@@ -148,7 +154,7 @@ class _ShardEncoder:
         for stored, data in read_sample_items(self.storage, unit.shard):
             try:
                 media = tuple(
-                    render_medium(medium_data, MediumKind(medium.kind), self.policy)
+                    self.decoder.render(medium_data, MediumKind(medium.kind))
                     for medium, medium_data in zip(stored.media, data, strict=True)
                 )
             except SampleError as error:
@@ -172,7 +178,7 @@ class _ShardEncoder:
         return pack_features(
             [self.codec.encode_view(view) for view in item.patches],
             class_rows,
-            media=[medium.shape for medium in item.owner.media],
+            media=[MediumShape(medium.num_frames, medium.views_per_frame) for medium in item.owner.media],
             codec=self.codec.name,
             codec_version=self.codec.version,
             num_patches=self.spec.encoder.num_patches,
@@ -190,12 +196,22 @@ def describe_item(item: RenderedItem) -> bytes:
     media: list[dict[str, object]] = []
     for stored, rendered in zip(item.stored.media, item.media, strict=True):
         facts: dict[str, object] = msgspec.to_builtins(stored)
-        if rendered.frame_times_s:
-            facts["frame_times_s"] = [round(time_s, 6) for time_s in rendered.frame_times_s]
-            facts["num_damaged_packets"] = rendered.num_damaged_packets
-            facts["backend"] = rendered.backend
+        if rendered.report is not None:
+            facts |= describe_clip(rendered.frame_times_s, rendered.report)
         media.append(facts)
     return canonical_json({"key": item.stored.key, "modality": item.stored.modality, "media": media})
+
+
+def describe_clip(frame_times_s: Sequence[float], report: VideoReport) -> dict[str, object]:
+    """What reading a clip showed: when its views are, what was damaged, and what was left out."""
+    return {
+        "frame_times_s": [round(time_s, 6) for time_s in frame_times_s],
+        "backend": report.backend,
+        "num_packets": report.num_packets,
+        "num_damaged_packets": report.num_damaged,
+        "num_concealed_views": report.num_concealed,
+        "num_frames_left_out": report.num_left_out,
+    }
 
 
 @contextlib.contextmanager

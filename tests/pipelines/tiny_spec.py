@@ -31,6 +31,6 @@ def tiny_spec(num_patches: int, width: int) -> FeatureSpec:
         ),
         image_views="hd4",
         aspect="pad",
-        video=VideoRules(fps=1.0, uniform=None, max_frames=512, backend="pyav", decoder="none"),
+        video=VideoRules(fps=1.0, uniform=None, max_frames=512, rule="even", backend="pyav", decoder="none"),
         codec=CodecIdentity(name="fp16", version=1),
     )

@@ -11,10 +11,10 @@ from watched_storage import read_objects
 from infra.storage import LocalStorage
 from operators.clip import EncoderOutput, VisionEncoder
 from operators.preprocess import normalize_views
+from operators.render import render_medium
 from pipelines.commit import load_manifest
 from pipelines.engine import SerialEngine
 from pipelines.featurize.flow import featurize
-from pipelines.featurize.render import render_medium
 from pipelines.featurize.spec import open_encoder, render_policy
 from pipelines.ingest.flow import ingest
 from pipelines.shard.flow import shard
