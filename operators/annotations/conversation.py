@@ -32,7 +32,7 @@ def build_record(record_id: str, said: Said, media: References) -> Record:
         SampleError: BAD_TYPE, EMPTY_QUESTION, EMPTY_ANSWER, PLACEHOLDER_WITHOUT_MEDIUM or
             PLACEHOLDER_MISMATCH.
     """
-    if _is_sound(said, media):
+    if is_sound(said, media):
         return Record(record_id, said, media)
     return mend_record(record_id, said, media)
 
@@ -52,7 +52,7 @@ def mend_record(record_id: str, said: Said, media: References) -> Record:
     return Record(record_id, texts, media, (*cleaned, *settled))
 
 
-def _is_sound(said: Said, media: References) -> bool:
+def is_sound(said: Said, media: References) -> bool:
     """True only for what `mend_record` would leave as it is."""
     try:
         joined = "\n".join(said)
