@@ -2,7 +2,8 @@
 
 A cluster started here is private: token authentication with a fresh token, every socket on loopback, no
 dashboard, no usage report, nothing written to the home folder. Ray keeps its socket paths in 107 bytes, so
-its folder is a short one of its own under the system's temporary folder; it goes when the cluster goes.
+its folder is a short one of its own under the system's temporary folder; it goes when the cluster goes. A
+process that was killed leaves its folder behind; the next one that starts a cluster removes it.
 
 The package names of this project are generic (Ray ships the working directory whole), so a worker could
 import somebody else's `schemas`. `source_digest` covers every module of the five packages as the process
@@ -10,16 +11,21 @@ resolved them: driver and worker must agree on it before any work is handed out.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import importlib
 import importlib.util
 import os
 import secrets
 import shutil
+import signal
+import stat
 import tempfile
+import threading
+import time
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from schemas.errors import ConfigError, MismatchError, NotFoundError
 
@@ -27,6 +33,13 @@ from schemas.errors import ConfigError, MismatchError, NotFoundError
 _TOKEN = secrets.token_hex(32)
 
 PACKAGES = ("schemas", "operators", "infra", "pipelines", "jobs")
+
+
+FOLDER_PREFIX: Final = "ot-"
+OWNER_FILE: Final = "owner"
+"""Locked for as long as the process lives that made the folder."""
+MIN_ORPHAN_AGE_S: Final = 3600.0
+"""Of a folder that has no owner file yet."""
 
 
 @contextlib.contextmanager
@@ -37,35 +50,81 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
         NotFoundError: when nothing answers at the address.
         ConfigError: when this process is connected to Ray already.
     """
-    folder = None if address else Path(tempfile.mkdtemp(prefix="ot-"))
-    before = dict(os.environ)
-    if folder:
-        os.environ.update(_local_environment(folder))
-    ray: Any = importlib.import_module("ray")
-    if ray.is_initialized():
-        raise ConfigError("this process is connected to Ray already; leave that block first")
+    with contextlib.nullcontext() if address else temporary_folder() as folder:
+        settings = _local_environment(folder) if folder else _QUIET_AND_WATCHFUL
+        before = dict(os.environ)
+        os.environ.update(settings)
+        ray: Any = importlib.import_module("ray")
+        if ray.is_initialized():
+            raise ConfigError("this process is connected to Ray already; leave that block first")
+        try:
+            with _own_signals():
+                if folder:
+                    _start(ray, folder, num_cpus)
+                else:
+                    _join(ray, str(address))
+            yield
+        finally:
+            ray.shutdown()
+            _restore_environment(before, settings)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Generator[Path]:
+    """A folder of this process; those of processes that are gone are removed first."""
+    sweep_folders(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     try:
-        if folder:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                logging_level="ERROR",
-                log_to_driver=False,
-                _temp_dir=str(folder),
-            )
-        else:
-            _join(ray, str(address))
+        with (folder / OWNER_FILE).open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_folders(root: Path) -> None:
+    """Remove the folders, below the system's temporary folder, whose owners are gone."""
+    for folder in root.glob(f"{FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and _is_orphan(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_orphan(folder: Path) -> bool:
+    try:
+        with (folder / OWNER_FILE).open("r+") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return time.time() - folder.stat().st_mtime > MIN_ORPHAN_AGE_S
+    return True
+
+
+@contextlib.contextmanager
+def _own_signals() -> Generator[None]:
+    """Ray replaces the handler of SIGTERM when it connects; afterwards it is what it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
         yield
     finally:
-        ray.shutdown()
-        if folder:
-            _restore_environment(before, _local_environment(folder))
-            shutil.rmtree(folder, ignore_errors=True)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+_QUIET_AND_WATCHFUL: Final = {
+    # What Ray has to say about lost workers goes to stdout, among our results; our errors tell it.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    # A machine that is cut off is missed within half a minute instead of seven.
+    "RAY_grpc_client_keepalive_time_ms": "15000",
+    "RAY_grpc_client_keepalive_timeout_ms": "15000",
+}
 
 
 def _local_environment(folder: Path) -> dict[str, str]:
     return {
+        **_QUIET_AND_WATCHFUL,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -82,6 +141,17 @@ def _restore_environment(before: Mapping[str, str], changed: Iterable[str]) -> N
             os.environ[name] = before[name]
         else:
             os.environ.pop(name, None)
+
+
+def _start(ray: Any, folder: Path, num_cpus: int | None) -> None:  # noqa: ANN401 - as below
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        _temp_dir=str(folder),
+    )
 
 
 def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - Ray is loaded only when it is used

@@ -1,20 +1,22 @@
 """`onetoken`: the command line. Verbs live in modules of their own; this one maps errors to exit statuses.
 
-Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 finished but over the reject budget.
+Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 finished but over the reject budget, 130 or 143
+stopped by SIGINT or SIGTERM.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
 from jobs.console import say_error
+from jobs.stopping import INTERRUPTED_STATUS, StopSignals
 from schemas.errors import PipelineError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-INTERRUPTED_STATUS = 130
 STOPPED = "stopped; what is committed stays, run the same command again to go on"
 
 
@@ -36,18 +38,23 @@ def build_app() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default with the process's arguments, and leave with its exit status."""
-    try:
-        build_app()(arguments, prog_name="onetoken")
-    except PipelineError as error:
-        say_error(str(error))
-        sys.exit(error.exit_status)
-    except OSError as error:
-        say_error(f"{error}; what is committed stays, mend that and run the same command again")
-        sys.exit(PipelineError.exit_status)
-    except KeyboardInterrupt:
-        say_error(STOPPED)
-        sys.exit(INTERRUPTED_STATUS)
-    except SystemExit as left:
-        if left.code == INTERRUPTED_STATUS:
-            say_error(STOPPED)
-        raise
+    with StopSignals() as signals:
+        try:
+            build_app()(arguments, prog_name="onetoken")
+        except PipelineError as error:
+            _leave(signals, error.exit_status, str(error))
+        except OSError as error:
+            complaint = f"{error}; what is committed stays, mend that and run the same command again"
+            _leave(signals, PipelineError.exit_status, complaint)
+        except KeyboardInterrupt:
+            _leave(signals, INTERRUPTED_STATUS, STOPPED)
+        except SystemExit as left:
+            if left.code == INTERRUPTED_STATUS or signals.status:
+                _leave(signals, INTERRUPTED_STATUS, STOPPED)
+            raise
+
+
+def _leave(signals: StopSignals, status: int, complaint: str) -> NoReturn:
+    """Whatever goes wrong after a signal came is its consequence."""
+    say_error(STOPPED if signals.status else complaint)
+    sys.exit(signals.status or status)

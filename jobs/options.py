@@ -69,7 +69,7 @@ def open_engine(
         from pipelines.ray_engine import RayEngine
 
         with ray_cluster(ray_address, None if ray_address else num_workers):
-            yield RayEngine()
+            yield RayEngine(num_workers)
 
 
 def read_configuration(path: Path, model: type[Model]) -> Model:

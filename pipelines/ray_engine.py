@@ -1,63 +1,57 @@
-"""The only module that hands work to Ray: disposable actors that pull units.
+"""The only module that hands work to Ray: a crew of actors for the dispatcher.
 
-Ray promises at-least-once and an actor that is lost may never be placed again, so an actor holds no work but
-the unit that it runs: when it dies, the unit returns to the queue and another actor is hired, which gets work
-once it answered a ping. A unit whose worker died twice ends the run and is named. Commits make repeats
-harmless. What this gives up, against Ray Data: blocks in the object store and automatic balancing.
+Ray promises at-least-once and an actor that is lost may never be placed again, so actors are disposable (no
+restarts, no retries by Ray) and `pipelines.dispatch` replaces them. An actor whose machine cannot be
+reached is killed as far as Ray can, its unit goes to another one, and commits make it harmless if the first
+one goes on. What this gives up, against Ray Data: blocks in the object store and automatic balancing. What
+it leaves out: machines that join while a stage runs get work from the next stage on.
 """
 
+import contextlib
 import importlib
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from infra.ray_cluster import check_source, source_digest
+from pipelines.dispatch import START_LIMIT_S, Dispatch
 from pipelines.engine import ONE_CPU, Resources, Result, Unit, Worker
-from schemas.errors import PipelineError, WorkerLostError, WorkError
-
-MAX_DEATHS: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """An error that a unit let through, carried home as a value."""
-
-    error: PipelineError
+from pipelines.host import Broken, Failed, Host, Lost, Report, thread_settings
+from schemas.errors import PipelineError, WorkError
 
 
 class _Host:
-    """Lives in a Ray actor: builds the work once, then does units."""
+    """Lives in a Ray actor. The worker comes pickled, so that what it imports finds the environment set."""
 
-    def __init__(self, spec: Worker[Any, Any], expected_source: str) -> None:
-        self._spec = spec
-        self._expected_source = expected_source
-        self._work: Callable[[Any], Any] | None = None
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        os.environ.update(environment)
+        self._host: Host | None = None
 
-    def ping(self) -> _Failure | None:
+    def build(self, spec: bytes, expected_source: str) -> Report:
         """Prepare to work; whoever answers is alive."""
+        ray: Any = importlib.import_module("ray")
         try:
-            check_source(self._expected_source)
-            self._work = self._spec.build()
+            check_source(expected_source)
         except PipelineError as error:
-            return _Failure(error)
-        return None
+            return Failed(error)
+        self._host = Host(ray.cloudpickle.loads(spec))
+        return self._host.build()
 
-    def run(self, unit: Any) -> Any:  # noqa: ANN401 - any unit, any result
+    def run(self, unit: Any) -> Report:  # noqa: ANN401 - any unit
         """Do one unit."""
-        if self._work is None:
-            return _Failure(WorkError("a worker was given work before it was built"))
-        try:
-            return self._work(unit)
-        except PipelineError as error:
-            return _Failure(error)
+        return self._host.run(unit) if self._host else Lost("it was given work before it was built")
 
 
 class RayEngine:
     """Runs units on actors of the cluster that this process is connected to (`infra.ray_cluster`)."""
 
     name = "ray"
+
+    def __init__(self, num_workers: int | None = None, start_limit_s: float = START_LIMIT_S) -> None:
+        self._num_workers = num_workers
+        self._start_limit_s = start_limit_s
 
     @property
     def has_gpu(self) -> bool:
@@ -71,100 +65,90 @@ class RayEngine:
         """See `Engine.run`.
 
         Raises:
-            WorkerLostError: when the workers of one unit died `MAX_DEATHS` times.
+            WorkError: when the cluster has no room for one worker.
         """
-        if units:
-            yield from _Dispatch(spec, units, resources).results()
+        if not units:
+            return
+        crew = _Actors(spec, resources, self._num_workers or len(units))
+        limits = {"unit_limit_s": resources.unit_limit_s, "start_limit_s": self._start_limit_s}
+        yield from Dispatch(crew, spec, units, **limits).results()
 
 
-class _Dispatch:
-    """The state of one run: who is being hired, who is busy with what, what waits."""
+class _Actors:
+    """A `Crew` of actors; a reference to what each is doing leads back to it."""
 
-    def __init__(self, spec: Worker[Any, Any], units: Sequence[Any], resources: Resources) -> None:
+    def __init__(self, spec: Worker[Any, Any], resources: Resources, num_workers: int) -> None:
         import ray
 
         self._ray: Any = ray
-        self._spec = spec
-        self._units = units
-        self._waiting = deque(range(len(units)))
-        self._deaths: dict[int, int] = {}
-        self._hired_in_vain = 0
-        self._young: dict[Any, Any] = {}
-        self._busy: dict[Any, tuple[Any, int]] = {}
+        self.num_slots = min(num_workers, _count_slots(self._ray.cluster_resources(), resources))
+        self._spec = self._ray.put(self._ray.cloudpickle.dumps(spec))
         self._source = source_digest()
-        self._actor_class: Any = ray.remote(
-            num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=0, max_task_retries=0
+        self._environment = thread_settings(resources.num_cpus)
+        self._actor_class: Any = self._ray.remote(
+            num_cpus=resources.num_cpus,
+            num_gpus=resources.num_gpus,
+            memory=resources.memory_bytes or None,
+            max_restarts=0,
+            max_task_retries=0,
         )(_Host)
-        self._num_slots = self._count_slots(resources)
+        self._actors: dict[int, Any] = {}
+        self._references: dict[Any, int] = {}
+        self._num_hired = 0
 
-    def _count_slots(self, resources: Resources) -> int:
-        cluster = self._ray.cluster_resources()
-        slots = (
-            math.floor(cluster.get("CPU", 0) / resources.num_cpus) if resources.num_cpus else len(self._units)
-        )
-        if resources.num_gpus:
-            slots = min(slots, math.floor(cluster.get("GPU", 0) / resources.num_gpus))
-        if slots < 1:
-            raise WorkError(
-                f"the cluster has {cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs; "
-                f"a worker needs {resources.num_cpus:g} and {resources.num_gpus:g}"
-            )
-        return min(slots, len(self._units))
+    def hire(self) -> int:
+        """See `Crew.hire`."""
+        actor = self._actor_class.remote(self._environment)
+        self._num_hired += 1
+        self._actors[self._num_hired] = actor
+        self._references[actor.build.remote(self._spec, self._source)] = self._num_hired
+        return self._num_hired
 
-    def results(self) -> Iterator[tuple[int, Any]]:
-        """Yield (index, result) until no unit is left."""
-        try:
-            for _ in range(self._num_slots):
-                self._hire()
-            while self._waiting or self._busy:
-                ready, _ = self._ray.wait([*self._young, *self._busy], num_returns=1)
-                yield from self._receive(ready[0])
-        finally:
-            for actor in [*self._young.values(), *(actor for actor, _ in self._busy.values())]:
+    def give(self, worker: int, unit: Any) -> None:  # noqa: ANN401 - any unit
+        """See `Crew.give`."""
+        self._references[self._actors[worker].run.remote(unit)] = worker
+
+    def wait(self, limit_s: float) -> Sequence[tuple[int, Report]]:
+        """See `Crew.wait`."""
+        ready, _ = self._ray.wait(list(self._references), num_returns=1, timeout=limit_s)
+        return [self._receive(reference) for reference in ready]
+
+    def dismiss(self, worker: int) -> None:
+        """See `Crew.dismiss`."""
+        actor = self._actors.pop(worker, None)
+        self._references = {ref: owner for ref, owner in self._references.items() if owner != worker}
+        if actor is not None:
+            with contextlib.suppress(self._ray.exceptions.RayError):
                 self._ray.kill(actor)
 
-    def _hire(self) -> None:
-        actor = self._actor_class.remote(self._spec, self._source)
-        self._young[actor.ping.remote()] = actor
+    def close(self) -> None:
+        """See `Crew.close`."""
+        for worker in list(self._actors):
+            self.dismiss(worker)
 
-    def _give_work(self, actor: Any) -> None:  # noqa: ANN401 - a Ray actor handle
-        if self._waiting:
-            index = self._waiting.popleft()
-            self._busy[actor.run.remote(self._units[index])] = (actor, index)
-        else:
-            self._ray.kill(actor)
-
-    def _receive(self, reference: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - a Ray object reference
-        if reference in self._young:
-            actor, index = self._young.pop(reference), None
-        else:
-            actor, index = self._busy.pop(reference)
+    def _receive(self, reference: Any) -> tuple[int, Report]:  # noqa: ANN401 - a Ray object reference
+        worker = self._references.pop(reference)
         try:
-            answer = self._ray.get(reference)
+            return worker, self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            raise WorkError(f"{self._describe(index)} failed in a worker: {error}") from error
+            return worker, Broken(str(error))
         except self._ray.exceptions.RayError as error:  # the actor died, its machine did, or memory ran out
-            self._bury(index, error)
-            self._hire()
-            return
-        if isinstance(answer, _Failure):
-            raise answer.error
-        self._give_work(actor)
-        if index is not None:
-            yield index, answer
+            self.dismiss(worker)
+            return worker, Lost(str(error))
 
-    def _bury(self, index: int | None, error: Exception) -> None:
-        if index is None:
-            self._hired_in_vain += 1
-            if self._hired_in_vain > MAX_DEATHS * self._num_slots:
-                raise WorkerLostError(f"workers die before they start: {error}") from error
-            return
-        self._deaths[index] = self._deaths.get(index, 0) + 1
-        if self._deaths[index] >= MAX_DEATHS:
-            raise WorkerLostError(
-                f"{self._describe(index)} killed its worker {MAX_DEATHS} times: {error}"
-            ) from error
-        self._waiting.appendleft(index)
 
-    def _describe(self, index: int | None) -> str:
-        return "the start" if index is None else f"unit {index} ({self._units[index]!r:.200})"
+def _count_slots(cluster: Mapping[str, float], resources: Resources) -> int:
+    """How many workers fit into a cluster.
+
+    Raises:
+        WorkError: when none does.
+    """
+    needed = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": float(resources.memory_bytes)}
+    slots = [math.floor(cluster.get(name, 0) / number) for name, number in needed.items() if number]
+    if slots and min(slots) < 1:
+        found = ", ".join(f"{cluster.get(name, 0):g} of {name}" for name in needed)
+        raise WorkError(
+            f"the cluster has {found}; a worker needs {resources.num_cpus:g}, {resources.num_gpus:g} and "
+            f"{resources.memory_bytes}"
+        )
+    return min(slots, default=sys.maxsize)

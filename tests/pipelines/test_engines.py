@@ -1,59 +1,18 @@
 """Every engine gives what the serial one gives; lost workers cost a repeat, not a result."""
 
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+import engine_workers
 import pytest
+from engine_workers import Buggy, DiesAt, Environment, Flaky, Squares, Upper, Words
 
 from infra.ray_cluster import ray_cluster, source_digest
-from pipelines.engine import Engine, SerialEngine, run_in_order
+from pipelines import engine as engine_module
+from pipelines.engine import Engine, Resources, SerialEngine, run_as_finished, run_in_order
 from pipelines.ray_engine import RayEngine
-from schemas.errors import ConfigError, WorkerLostError, WorkError
-
-
-@dataclass(frozen=True)
-class Squares:
-    """Squares its unit; units below 0 are refused."""
-
-    def build(self) -> Callable[[int], int]:
-        return self._square
-
-    @staticmethod
-    def _square(unit: int) -> int:
-        if unit < 0:
-            raise ConfigError(f"{unit} is negative")
-        return unit * unit
-
-
-@dataclass(frozen=True)
-class DiesAt:
-    """Kills its own process at unit 3, as often as told."""
-
-    folder: Path
-    times: int
-
-    def build(self) -> Callable[[int], int]:
-        return self._work
-
-    def _work(self, unit: int) -> int:
-        if unit == 3:
-            grave = self.folder / str(len(list(self.folder.iterdir())))
-            if len(list(self.folder.iterdir())) < self.times:
-                grave.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return unit
-
-
-@dataclass(frozen=True)
-class Buggy:
-    """Raises what nobody planned."""
-
-    def build(self) -> Callable[[int], int]:
-        return lambda unit: 1 // unit
+from schemas.errors import ConfigError, RejectCode, WorkerLostError, WorkError
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +20,7 @@ def ray() -> Iterator[Engine]:
     with ray_cluster(num_cpus=2):
         from ray import cloudpickle
 
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        cloudpickle.register_pickle_by_value(engine_workers)
         yield RayEngine()
 
 
@@ -126,6 +85,33 @@ def test_a_unit_that_kills_twice_is_named(ray: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+def test_poisonous_items_are_rejected_and_nothing_else_is_lost(ray: Engine) -> None:
+    units = [Words(("a", "kill", "b")), Words(("loop",)), Words(("c", "exit", "d")), Words(("e",))]
+    crash = RejectCode.WORKER_CRASH.value
+    found = run_in_order(ray, Upper(), units, "s", resources=Resources(unit_limit_s=4.0))
+    assert found == [["A", crash, "B"], [crash], ["C", crash, "D"], ["E"]]
+
+
+@pytest.mark.ray
+def test_the_outside_may_fail_three_times(
+    ray: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "FIRST_PAUSE_S", 0.01)
+    assert run_in_order(ray, Flaky(tmp_path, 3), [1, 2, 3], "s") == [1, 2, 3]
+
+
+@pytest.mark.ray
+def test_actors_work_with_one_thread_each(ray: Engine) -> None:
+    assert run_in_order(ray, Environment(), ["OMP_NUM_THREADS", "POLARS_MAX_THREADS"], "s") == ["1", "1"]
+
+
+@pytest.mark.ray
+def test_a_worker_that_needs_more_than_there_is_is_refused(ray: Engine) -> None:
+    with pytest.raises(WorkError, match="a worker needs 3, 0 and 0"):
+        run_in_order(ray, Squares(), [1], "s", resources=Resources(num_cpus=3.0))
+
+
+@pytest.mark.ray
 def test_our_errors_come_home_as_they_are(ray: Engine) -> None:
     with pytest.raises(ConfigError, match="-7 is negative"):
         run_in_order(ray, Squares(), [1, -7, 2], "s")
@@ -143,6 +129,13 @@ def test_a_local_cluster_listens_on_loopback_only(ray: Engine) -> None:
     assert addresses
     loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
     assert addresses <= loopback
+
+
+def test_results_are_handed_on_as_they_are_finished() -> None:
+    finished = run_as_finished(SerialEngine(), Squares(), [3, -1], "squares")
+    assert next(finished) == (0, 9)
+    with pytest.raises(ConfigError):
+        next(finished)
 
 
 def test_the_source_digest_is_stable() -> None:
