@@ -1,14 +1,18 @@
 """Paths that strangers wrote: what they find below the media root, and that they find nothing else."""
 
+import errno
 import os
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.ingest import media_root
-from pipelines.ingest.media_root import MediaRoot, normalize_path
+from infra.files import FileState
+from pipelines.ingest import media_folder, media_root
+from pipelines.ingest.media_folder import MediaFolder
+from pipelines.ingest.media_root import normalize_path
 from schemas.errors import RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 
@@ -60,8 +64,8 @@ def code_of(action):
 def test_paths_find_files_exactly_or_by_stem(folder, reference, location):
     if location == "sub/a.jpg":
         (folder / "sub/a.jpg").write_bytes(b"a")
-    assert MediaRoot(folder).find(reference) == location
-    assert MediaRoot(folder).read(location, reference.kind) == (folder / location).read_bytes()
+    assert MediaFolder(folder).find(reference) == location
+    assert MediaFolder(folder).read(location, reference.kind) == (folder / location).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_paths_find_files_exactly_or_by_stem(folder, reference, location):
 @pytest.mark.parametrize("by_stem", [False, True])
 def test_paths_that_could_mean_something_else_are_unsafe(folder, path, by_stem):
     reference = MediumReference(MediumKind.IMAGE, path, by_stem=by_stem)
-    assert code_of(lambda: MediaRoot(folder).find(reference)) is RejectCode.UNSAFE_PATH
+    assert code_of(lambda: MediaFolder(folder).find(reference)) is RejectCode.UNSAFE_PATH
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_paths_that_could_mean_something_else_are_unsafe(folder, path, by_stem):
     ],
 )
 def test_what_is_not_there_has_a_code(folder, reference, code):
-    assert code_of(lambda: MediaRoot(folder).find(reference)) is code
+    assert code_of(lambda: MediaFolder(folder).find(reference)) is code
 
 
 def test_links_are_followed_inside_the_root_only(folder):
@@ -120,7 +124,7 @@ def test_links_are_followed_inside_the_root_only(folder):
     (folder / "neighbour").symlink_to("../root2")
     (folder / "dangling.jpg").symlink_to("nowhere.jpg")
     (folder / "loop.jpg").symlink_to("loop.jpg")
-    root = MediaRoot(folder)
+    root = MediaFolder(folder)
     assert root.read(root.find(image("inside.jpg")), MediumKind.IMAGE) == b"a"
     for path in ("outside.jpg", "absolute.jpg", "neighbour/c.jpg", "neighbour/c.png"):
         assert code_of(lambda path=path: root.find(image(path))) is RejectCode.UNSAFE_PATH
@@ -133,13 +137,13 @@ def test_links_are_followed_inside_the_root_only(folder):
 
 def test_the_root_itself_may_be_a_link(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
-    assert MediaRoot(tmp_path / "link").find(image("a.jpg")) == "a.jpg"
+    assert MediaFolder(tmp_path / "link").find(image("a.jpg")) == "a.jpg"
 
 
 def test_pipes_devices_and_folders_are_never_opened(folder):
     os.mkfifo(folder / "pipe.jpg")
     (folder / "null.jpg").symlink_to("/dev/null")
-    root = MediaRoot(folder)
+    root = MediaFolder(folder)
     assert code_of(lambda: root.find(image("pipe.jpg"))) is RejectCode.UNREADABLE_FILE
     assert code_of(lambda: root.read("pipe.jpg", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
     assert code_of(lambda: root.find(image("pipe.png"))) is RejectCode.MISSING_FILE
@@ -148,23 +152,118 @@ def test_pipes_devices_and_folders_are_never_opened(folder):
 
 
 def test_a_file_that_went_away_or_grew_too_large_is_named(folder, monkeypatch):
-    root = MediaRoot(folder)
+    root = MediaFolder(folder)
     location = root.find(image("a.jpg"))
-    monkeypatch.setattr(media_root, "MAX_FILE_BYTES", 0)
+    monkeypatch.setattr(media_root, "MAX_MEDIUM_BYTES", 0)
     assert code_of(lambda: root.read(location, MediumKind.IMAGE)) is RejectCode.IMAGE_TOO_LARGE
     assert code_of(lambda: root.read(location, MediumKind.VIDEO)) is RejectCode.VIDEO_TOO_LARGE
     (folder / "a.jpg").unlink()
     assert code_of(lambda: root.read(location, MediumKind.IMAGE)) is RejectCode.MISSING_FILE
 
 
-def test_a_folder_is_listed_once(folder, monkeypatch):
+def test_links_are_followed_into_folders_that_are_allowed_besides(folder, tmp_path):
+    (tmp_path / "also").mkdir()
+    (tmp_path / "also/d.jpg").write_bytes(b"d")
+    (tmp_path / "alias").symlink_to(tmp_path / "also")
+    (folder / "d.jpg").symlink_to(tmp_path / "also/d.jpg")
+    (folder / "linked").symlink_to("../also")
+    (folder / "neighbour").symlink_to("../root2")
+    (tmp_path / "also/back.jpg").symlink_to("../root2/c.jpg")
+    for allowed in (tmp_path / "also", tmp_path / "alias"):
+        root = MediaFolder(folder, [str(allowed)])
+        for path in ("d.jpg", "linked/d.jpg"):
+            assert root.read(root.find(image(path)), MediumKind.IMAGE) == b"d"
+        assert root.find(image("linked/d.png")) == "linked/d.jpg"
+        for path in ("neighbour/c.jpg", "linked/back.jpg"):
+            assert code_of(lambda path=path, root=root: root.find(image(path))) is RejectCode.UNSAFE_PATH
+    # whoever allows /a/b does not allow /a/bc
+    (tmp_path / "roo").mkdir()
+    assert (
+        code_of(lambda: MediaFolder(folder, [str(tmp_path / "roo")]).find(image("neighbour/c.jpg")))
+        is RejectCode.UNSAFE_PATH
+    )
+
+
+def test_a_link_that_appears_in_a_folder_that_is_known_is_checked(folder):
+    root = MediaFolder(folder)
+    assert root.find(image("a.jpg")) == "a.jpg"
+    (folder / "a.jpg").unlink()
+    (folder / "a.jpg").symlink_to("../secret.jpg")
+    for action in (root.find, lambda reference: root.read(reference.path, MediumKind.IMAGE)):
+        assert code_of(lambda action=action: action(image("a.jpg"))) is RejectCode.UNSAFE_PATH
+    assert code_of(lambda: root.state("a.jpg")) is RejectCode.UNSAFE_PATH
+
+
+def test_the_state_is_that_of_the_file_behind_all_links(folder):
+    (folder / "inside.jpg").symlink_to("a.jpg")
+    root = MediaFolder(folder)
+    status = (folder / "a.jpg").stat()
+    expected = FileState(status.st_size, status.st_mtime_ns)
+    assert root.state("a.jpg") == root.state("inside.jpg") == expected
+    (folder / "a.jpg").write_bytes(b"longer")
+    assert root.state("inside.jpg").num_bytes == 6
+    assert code_of(lambda: root.state("gone.jpg")) is RejectCode.MISSING_FILE
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_what_may_not_be_read_is_unreadable(folder):
+    root = MediaFolder(folder)
+    (folder / "a.jpg").chmod(0)
+    assert code_of(lambda: root.read("a.jpg", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
+    (folder / "sub").chmod(0)
+    assert code_of(lambda: root.find(image("sub/b.jpg"))) is RejectCode.UNREADABLE_FILE
+    (folder / "sub").chmod(0o700)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ENXIO])
+def test_whatever_the_system_refuses_is_unreadable(folder, monkeypatch, code):
+    root = MediaFolder(folder)
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert code_of(lambda: root.read("a.jpg", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
+    monkeypatch.setattr(os, "lstat", refuse)
+    assert code_of(lambda: root.find(image("a.jpg"))) is RejectCode.UNREADABLE_FILE
+
+
+def test_reads_that_come_in_pieces_are_put_together(folder, monkeypatch):
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, length: real(descriptor, min(length, 3)))
+    (folder / "a.jpg").write_bytes(b"0123456789")
+    assert MediaFolder(folder).read("a.jpg", MediumKind.IMAGE) == b"0123456789"
+    # a file that grows is not what its state says
+    monkeypatch.setattr(os, "read", lambda descriptor, length: b"x" * length)
+    assert code_of(lambda: MediaFolder(folder).read("a.jpg", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
+    monkeypatch.setattr(os, "read", lambda descriptor, length: b"")
+    assert code_of(lambda: MediaFolder(folder).read("a.jpg", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
+
+
+def test_a_folder_is_listed_once_while_there_is_room(folder, monkeypatch):
     listed = []
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or real(path))
-    root = MediaRoot(folder)
+    root = MediaFolder(folder)
     for _ in range(3):
         assert root.find(image("sub/b.jpg")) == "sub/b.PNG"
     assert len(listed) == 1
+    monkeypatch.setattr(media_folder, "MAX_LISTED", 1)
+    for _ in range(2):
+        assert root.find(video("v_y")) == "v_y.webm"
+        assert root.find(image("sub/b.jpg")) == "sub/b.PNG"
+    assert len(listed) == 5
+
+
+def test_a_folder_is_followed_once(folder, monkeypatch):
+    followed = []
+    real = os.path.realpath
+    root = MediaFolder(folder)
+    monkeypatch.setattr(os.path, "realpath", lambda path: followed.append(path) or real(path))
+    for name in ("b.PNG", "two.gif", "two.jpg"):
+        root.state(root.find(image(f"sub/{name}")))
+        root.read(f"sub/{name}", MediumKind.IMAGE)
+    assert len(followed) == 1
 
 
 PARTS = st.lists(st.sampled_from(["..", ".", "", "/", "a", "\\", "~", "\0", "C:", "b.jpg", " "]), max_size=6)
@@ -180,3 +279,19 @@ def test_whatever_passes_stays_below_the_root(path):
     assert Path(os.path.normpath(root / location)).is_relative_to(root)
     assert os.path.normpath(root / location) != str(root)
     assert normalize_path(location) == location
+
+
+SEGMENTS = st.sampled_from(["a", "..", ".", "...", "C:", "b.jpg", "a b", "\\", "\x85", "é", "\ud800", ""])
+
+
+@given(path=st.lists(SEGMENTS, min_size=1, max_size=5).map("/".join) | st.text(max_size=8))
+def test_the_short_way_takes_what_the_long_way_leaves_as_it_is(path):
+    pure = PurePosixPath(path)
+    is_unsafe = re.search(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|^[A-Za-z]:/", pure.as_posix())
+    is_below = not is_unsafe and not pure.is_absolute() and ".." not in pure.parts and bool(pure.parts)
+    try:
+        assert normalize_path(path) == pure.as_posix()
+    except SampleError:
+        assert not is_below
+    else:
+        assert is_below

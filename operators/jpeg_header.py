@@ -1,0 +1,106 @@
+"""Size and orientation of a JPEG from its segments, up to the first scan.
+
+Reads what the encoders of this world write: marker after marker without filling, one frame of 8 bits and one,
+three or four components, whole tables, at most one EXIF block. Several pictures in one file, XMP that turns
+the picture, other frames and every slip are left to Pillow.
+"""
+
+from typing import Final
+
+from operators.exif_header import UPRIGHT, read_orientation
+
+Size = tuple[int, int]
+
+_SCAN: Final = 0xDA
+_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
+_APP1: Final = 0xE1
+_SKIPPED: Final = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})
+"""Huffman tables, restart intervals, comments, application data that nobody interprets."""
+_EXIF: Final = b"Exif\x00\x00"
+
+
+def read_jpeg_header(data: bytes) -> tuple[Size, int] | None:
+    """Size as stored, and orientation; None where it takes Pillow to tell, or a part is missing."""
+    size: Size | None = None
+    orientation: int | None = None
+    offset = 2
+    num_bytes = len(data)
+    while offset + 4 <= num_bytes and data[offset] == 0xFF:
+        marker = data[offset + 1]
+        start = offset + 4
+        offset += 2 + (data[offset + 2] << 8 | data[offset + 3])
+        if offset < start or offset > num_bytes:
+            return None
+        if marker == _SCAN:
+            return (size, orientation or UPRIGHT) if size and _has_end(data, start) else None
+        if marker in _FRAMES:
+            if size is not None or (size := _read_frame(data, start, offset)) is None:
+                return None
+        elif marker == _APP1 and data.startswith(_EXIF, start):
+            block = data[start + len(_EXIF) : offset]
+            if orientation is not None or (orientation := read_orientation(block)) is None:
+                return None
+        elif marker not in _SKIPPED and not _is_plain_segment(marker, data[start:offset]):
+            return None
+    return None
+
+
+def _has_end(data: bytes, scan: int) -> bool:
+    """Whether an end stands behind the beginning of the scan; thumbnails have theirs before it."""
+    return data.rfind(b"\xff\xd9") > scan
+
+
+def _read_frame(data: bytes, start: int, end: int) -> Size | None:
+    """Width and height of a frame header of 8 bits; None for any other."""
+    if end - start < 6:
+        return None
+    num_components = data[start + 5]
+    if data[start] != 8 or num_components not in (1, 3, 4) or end - start != 6 + 3 * num_components:
+        return None
+    return data[start + 3] << 8 | data[start + 4], data[start + 1] << 8 | data[start + 2]
+
+
+def _is_plain_segment(marker: int, segment: bytes) -> bool:
+    """Whether a segment changes nothing about size, orientation and number of pictures."""
+    match marker:
+        case 0xDB:
+            return _are_whole_tables(segment)
+        case 0xE0:
+            return len(segment) >= 14 or not segment.startswith(b"JFIF")
+        case 0xE1:
+            return b"tiff:Orientation" not in segment
+        case 0xE2 if segment.startswith(b"ICC_PROFILE\x00"):
+            return len(segment) >= 14
+        case 0xE2:
+            return not segment.startswith(b"MPF\x00")
+        case 0xED:
+            return not segment.startswith(b"Photoshop 3.0\x00") or _are_whole_resources(segment)
+        case 0xEE:
+            return len(segment) >= 12 or not segment.startswith(b"Adobe")
+        case _:
+            return False
+
+
+def _are_whole_tables(segment: bytes) -> bool:
+    """Whether a segment of quantization tables holds whole ones only."""
+    offset = 0
+    while offset < len(segment):
+        offset += 65 if segment[offset] < 0x10 else 129
+    return offset == len(segment)
+
+
+def _are_whole_resources(segment: bytes) -> bool:
+    """Whether Photoshop's resource blocks lie within their segment."""
+    offset = 14
+    while segment.startswith(b"8BIM", offset):
+        if offset + 12 > len(segment):
+            return False
+        offset += 7 + segment[offset + 6]
+        offset += offset & 1
+        if offset + 4 > len(segment):
+            return False
+        offset += 4 + int.from_bytes(segment[offset : offset + 4], "big")
+        if offset > len(segment):
+            return False
+        offset += offset & 1
+    return True
