@@ -59,7 +59,7 @@ class SourceConfig(StrictModel):
     """A path, a glob, or a list of them; globs are read in sorted order."""
     media_root: str | None = None
     """A folder, an S3 prefix, a tar or a zip; nothing outside it is ever opened."""
-    also_under: list[Pattern] = []
+    also_under: tuple[Pattern, ...] = ()
     """Folders besides media_root that symbolic links may lead into."""
     take: Annotated[str, AfterValidator(_check_take)] = "all"
     deduplicate: bool = False
