@@ -90,10 +90,10 @@ class IsolatedDecoder:
         self.close()
 
     def _ask(self, request: Request, data: bytes) -> tuple[Answer, list[RenderedViews]]:
-        started_s = time.monotonic()
         while True:
             child = self._holder.provide(self._setup, self._module)
             is_fresh = child.num_files == 0
+            started_s = time.monotonic()
             try:
                 answer, groups = child.ask(request, data, started_s, self._setup.limits.deadline_s)
             except TimeoutError as error:
