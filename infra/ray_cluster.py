@@ -104,13 +104,21 @@ def _is_orphan(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _own_signals() -> Generator[None]:
-    """Ray replaces the handler of SIGTERM when it connects; afterwards it is what it was."""
+    """Ray sets a handler for SIGTERM when it connects, and keeps it; ours comes back, and is told."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:  # so ends Ray's handler
+        _set_handler(before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        _set_handler(before)
+
+
+def _set_handler(handler: Any) -> None:  # noqa: ANN401 - what signal.getsignal gives
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 _QUIET_AND_WATCHFUL: Final = {
