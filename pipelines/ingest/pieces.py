@@ -1,0 +1,152 @@
+"""Some whole rows of a text, and how they decode together.
+
+A list of rows is decoded at once where that succeeds; else its rows are found one by one, and whoever holds
+the piece looks at each.
+
+Lines are decoded as a list with a comma after each newline. A line that is not one whole value makes that
+list invalid or changes its length, for between the tokens of a value, and inside of a string, JSON allows no
+such pair of bytes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from pipelines.ingest.text_source import TextSource
+from schemas.errors import CorruptError
+
+MAX_ROW_BYTES = 64 << 20
+"""A longer row is taken for a missing quote or bracket."""
+CHUNK_BYTES: Final = 256 << 10
+"""Of text that is decoded at once: the objects made of it stay in the processor's cache."""
+
+Decode = Callable[[memoryview | bytes], list[Any]]
+Span = tuple[int, int]
+
+SPACES: Final = b" \t\r\n"
+_ROWS: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_NO_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+@dataclass(slots=True)
+class Piece:
+    """Some whole rows."""
+
+    text: memoryview
+    offset: int
+    """Of the text, in the file."""
+    values: list[Any] | None
+    """The rows decoded, or None when they do not decode as a whole."""
+    split: Callable[[memoryview], list[Span]]
+    known_spans: list[Span] = field(default_factory=list[Span])
+
+    @property
+    def spans(self) -> list[Span]:
+        """Where each row stands in the text."""
+        if not self.known_spans:
+            self.known_spans = self.split(self.text)
+        return self.known_spans
+
+    def raw(self, index: int) -> bytes:
+        """The bytes of a row."""
+        start, end = self.spans[index]
+        return bytes(self.text[start:end])
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+        return len(self.spans) if self.values is None else len(self.values)
+
+
+@dataclass(slots=True)
+class Place:
+    """Where in a file the reading is, for messages."""
+
+    name: str
+    row: int
+
+    def fail(self, offset: int, what: str) -> NoReturn:
+        """Stop with the place of a fault."""
+        raise CorruptError(
+            f"annotations {self.name}: row {self.row}, byte {offset}: {what}; mend the file or get it again "
+            f"({self.row} rows before it are whole)"
+        )
+
+    def fail_too_long(self, offset: int) -> NoReturn:
+        """Stop at a row over the limit."""
+        self.fail(offset, f"longer than {MAX_ROW_BYTES >> 20} MiB; a quote or bracket is missing")
+
+
+def try_decode(decode: Decode, text: memoryview | bytes) -> list[Any] | None:
+    """The rows of a list, or None when it does not decode."""
+    try:
+        return decode(text)
+    except _NO_JSON:
+        return None
+
+
+def is_splittable(text: memoryview) -> bool:
+    """Whether `split_array` can be used."""
+    return try_decode(_ROWS, text) is not None
+
+
+def split_array(text: memoryview) -> list[Span]:
+    """The elements of a list whose strings and brackets are sound."""
+    data = bytes(text)
+    spans: list[Span] = []
+    at = 1
+    for raw in map(bytes, _ROWS(data)):
+        start = data.index(raw, at)
+        at = start + len(raw)
+        spans.append((start, at))
+    return spans
+
+
+def split_lines(text: memoryview) -> list[Span]:
+    """The lines that are not blank, without the spaces around them."""
+    spans: list[Span] = []
+    start = 0
+    for line in bytes(text).split(b"\n"):
+        if stripped := line.strip(SPACES):
+            first = start + line.index(stripped[:1])
+            spans.append((first, first + len(stripped)))
+        start += len(line) + 1
+    return spans
+
+
+def cut_lines(
+    source: TextSource, offset: int, place: Place, decode: Decode, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Piece]:
+    """Pieces of JSON lines; blank ones are no rows.
+
+    Raises:
+        CorruptError: for a line over the limit.
+    """
+    size = chunk_bytes
+    while True:
+        data = bytearray(size)
+        view = memoryview(data)
+        held = source.read_into(view)
+        if not held:
+            return
+        end = held if held < size else data.rfind(b"\n") + 1
+        source.give_back(view[end:held])
+        if not end:
+            if held > MAX_ROW_BYTES:
+                place.fail_too_long(offset)
+            size *= 2
+            continue
+        piece = Piece(view[:end], offset, _decode_lines(view[:end], decode), split_lines)
+        place.row += piece.num_rows
+        if piece.num_rows:
+            yield piece
+        offset += end
+        size = chunk_bytes
+
+
+def _decode_lines(text: memoryview, decode: Decode) -> list[Any] | None:
+    data = bytes(text).rstrip(SPACES)
+    values = try_decode(decode, b"[%b]" % data.replace(b"\n", b"\n,"))
+    return values if values is not None and len(values) == data.count(b"\n") + 1 else None
