@@ -3,7 +3,7 @@
 Read through the index, a member at a time, each checked against its checksum; what is held is one item.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import msgspec
 
@@ -33,15 +33,23 @@ class StoredItem(msgspec.Struct, frozen=True):
     media: list[StoredMedium]
 
 
-def read_sample_items(storage: Storage, shard: ShardEntry) -> Iterator[tuple[StoredItem, list[bytes]]]:
-    """Items of a sample shard in order of their keys, each with the bytes of its media.
+def list_keys(storage: Storage, shard: ShardEntry) -> list[str]:
+    """Keys of the items of a sample shard, in order."""
+    names = (member.name for member in read_index(read_object(storage, shard.index)))
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+
+def read_sample_items(
+    storage: Storage, shard: ShardEntry, keys: Container[str] | None = None
+) -> Iterator[tuple[StoredItem, list[bytes]]]:
+    """Items of a sample shard in order of their keys, each with the bytes of its media; all, or some.
 
     Raises:
         CorruptError: when shard or index are damaged.
     """
     members = {member.name: member for member in read_index(read_object(storage, shard.index))}
     for name, member in members.items():
-        if not name.endswith(".json"):
+        if not name.endswith(".json") or (keys is not None and name.removesuffix(".json") not in keys):
             continue
         stored = msgspec.json.decode(_read_member(storage, shard, member), type=StoredItem)
         names = [f"{stored.key}.{index}.{medium.extension}" for index, medium in enumerate(stored.media)]

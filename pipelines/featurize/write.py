@@ -15,7 +15,8 @@ encoded item by item; what is held is one batch of views and the features of the
 import contextlib
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -33,7 +34,7 @@ from operators.video import VideoReport
 from pipelines.commit import FIRST_WINS, commit, put_file, put_object
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.featurize.batches import EncodedItem, ViewArray, encode_items
-from pipelines.featurize.samples import StoredItem, read_sample_items
+from pipelines.featurize.samples import StoredItem, list_keys, read_sample_items
 from pipelines.featurize.spec import (
     OpenedEncoder,
     check_same_spec,
@@ -48,6 +49,8 @@ from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
 from schemas.record import MediumKind
 
+_KILLED: Final = SampleError(RejectCode.WORKER_CRASH, "it killed the processes that were to encode it")
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureUnit:
@@ -56,6 +59,10 @@ class FeatureUnit:
     leaf: Leaf
     shard: ShardEntry
     fingerprint: str
+    only_key: str | None = None
+    """The one item to try, without writing anything: a part of a unit whose workers died."""
+    killers: tuple[str, ...] = ()
+    """Items to reject unseen."""
 
     @property
     def name(self) -> str:
@@ -89,7 +96,15 @@ class EncodeWorker:
         opened = open_encoder(recipe.encoder)
         check_same_spec(describe_spec(recipe.views, recipe.encoder, recipe.codec, opened), self.spec)
         opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-        return _ShardEncoder(self.storage, self.recipe, self.spec, opened).encode_shard
+        return _ShardEncoder(self.storage, self.recipe, self.spec, opened).encode_unit
+
+    def divide(self, unit: FeatureUnit) -> Sequence[FeatureUnit]:
+        """See `Divisible.divide`."""
+        return [replace(unit, only_key=key) for key in list_keys(self.storage, unit.shard)]
+
+    def exclude(self, unit: FeatureUnit, killers: Sequence[FeatureUnit]) -> FeatureUnit:
+        """See `Divisible.exclude`."""
+        return replace(unit, killers=tuple(part.only_key for part in killers if part.only_key))
 
 
 @dataclass(slots=True)
@@ -106,6 +121,15 @@ class _ShardEncoder:
         self.policy = render_policy(self.recipe.views, self.opened)
         self.decoder = IsolatedDecoder(self.policy)
         self.codec = codec_named(self.spec.codec.name, self.spec.codec.version)
+
+    def encode_unit(self, unit: FeatureUnit) -> CommitRecord:
+        """Encode a leaf; or try one item of it, for which the record is empty and stands nowhere."""
+        if unit.only_key is None:
+            return self.encode_shard(unit)
+        with one_thread():
+            for _ in self._members(unit, [], {"items": 0, "views": 0}):
+                pass
+        return CommitRecord(unit=unit.name, fingerprint=unit.fingerprint, objects=[], counts={})
 
     def encode_shard(self, unit: FeatureUnit) -> CommitRecord:
         """Encode the items of a leaf, write their shard and commit it."""
@@ -151,7 +175,11 @@ class _ShardEncoder:
     def _render_items(
         self, unit: FeatureUnit, rejects: list[FeatureReject]
     ) -> Iterator[tuple[RenderedItem, ViewArray]]:
-        for stored, data in read_sample_items(self.storage, unit.shard):
+        keys = None if unit.only_key is None else (unit.only_key,)
+        for stored, data in read_sample_items(self.storage, unit.shard, keys):
+            if stored.key in unit.killers:
+                rejects.append(_reject(stored.key, _KILLED))
+                continue
             try:
                 media = tuple(
                     self.decoder.render(medium_data, MediumKind(medium.kind))
