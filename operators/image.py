@@ -11,7 +11,7 @@ Pillow does the decoding. Around it stand the decisions that loaders usually lea
 
 `read_image_facts` parses headers only, but for PNG: its orientation may stand behind the pixels, so Pillow
 decodes those that have none before them. Other damage inside the compressed stream shows in `decode_image`
-alone, and some (flipped bits in a JPEG scan) no decoder can see.
+alone (`operators.image_damage`), and some (flipped bits in a JPEG scan) no decoder can see.
 """
 
 import io
@@ -26,6 +26,7 @@ from typing import Final, cast
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from operators.image_damage import find_damaged_chunk, is_jpeg_short
 from operators.sniff import HEAD_BYTES, JPEG, PNG, TIFF, WEBP, MediumFormat, sniff_format
 from schemas.errors import ConfigError, RejectCode, SampleError
 from schemas.record import MediumKind
@@ -93,8 +94,9 @@ def decode_image(data: bytes, policy: ImagePolicy = DEFAULT_IMAGE_POLICY) -> Ima
     Raises:
         SampleError: as `read_image_facts`, and for damage that only decoding shows.
     """
-    with _open_picture(data, policy) as (image, _):
+    with _open_picture(data, policy) as (image, medium_format):
         image.load()
+        _check_undamaged(data, medium_format, image)
         ImageOps.exif_transpose(image, in_place=True)
         return _convert_to_rgb(image, policy)
 
@@ -146,6 +148,16 @@ def _check_complete(data: bytes, medium_format: MediumFormat) -> None:
     if not complete:
         message = f"{medium_format.extension} of {len(data)} bytes lacks its end"
         raise SampleError(RejectCode.TRUNCATED_IMAGE, message)
+
+
+def _check_undamaged(data: bytes, medium_format: MediumFormat, decoded: Image.Image) -> None:
+    """Refuses what Pillow decodes all the same: missing parts as grey, or against a checksum."""
+    if medium_format == JPEG and is_jpeg_short(data, _find_jpeg_scan(data), decoded):
+        message = f"jpg of {len(data)} bytes holds a part of its picture; the rest would be grey"
+        raise SampleError(RejectCode.TRUNCATED_IMAGE, message)
+    if medium_format == PNG and (name := find_damaged_chunk(data)):
+        message = f"png of {len(data)} bytes: the checksum of a chunk {name} is wrong"
+        raise SampleError(RejectCode.DAMAGED_IMAGE, message)
 
 
 def _find_jpeg_scan(data: bytes) -> int:

@@ -121,8 +121,12 @@ def normalize_views(
 ) -> Float32[np.ndarray, "views 3 height width"]:
     """Encoder input of rendered views: (value / 255 - mean) / std, channels first."""
     table = _build_table(processor)
-    channels = [table[channel][rendered[..., channel]] for channel in range(3)]
-    return np.stack(channels, axis=1)
+    num_views, height, width, _ = rendered.shape
+    normalized = np.empty((num_views, 3, height, width), dtype=np.float32)
+    for channel in range(3):
+        # "wrap" is what skips the check of 8-bit indices into 256 entries, and halves the time.
+        np.take(table[channel], rendered[..., channel], out=normalized[:, channel], mode="wrap")
+    return normalized
 
 
 def cut_view(image: Image.Image, box: Box, fill_color: tuple[int, int, int]) -> Image.Image:
@@ -137,13 +141,20 @@ def _render_view(image: Image.Image, view: View, processor: Processor) -> UInt8[
     resample = Image.Resampling(processor.resample)
     if not _lies_inside(box, image):
         return np.asarray(_resize_padded(image, box, processor))
-    region = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    region = _cut_inside(image, box)
     if view.stretch or not processor.center_crop or box.width == box.height:
         return np.asarray(region.resize((size_px, size_px), resample))
     width, height = _scale_short_side(box.width, box.height, size_px)
     left, top = (width - size_px) // 2, (height - size_px) // 2
     resized = region.resize((width, height), resample)
     return np.asarray(resized.crop((left, top, left + size_px, top + size_px)))
+
+
+def _cut_inside(image: Image.Image, box: Box) -> Image.Image:
+    """A box that lies inside; the whole picture is not copied, which matters for large ones."""
+    if box == Box(0, 0, image.width, image.height):
+        return image
+    return image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
 
 
 def _lies_inside(box: Box, image: Image.Image) -> bool:
@@ -167,7 +178,7 @@ def _resize_padded(image: Image.Image, box: Box, processor: Processor) -> Image.
     last = min(image.height, box.top + box.height)
     right = box.left + box.width
     if box.left >= 0 and right <= image.width:
-        rows = image.crop((box.left, first, right, last))
+        rows = _cut_inside(image, Box(box.left, first, box.width, last - first))
         narrow.paste(rows.resize((size_px, rows.height), resample), (0, first - box.top))
     else:
         for top, rows in _draw_bands(image, box, first, last, fill_color):

@@ -187,6 +187,50 @@ def test_damage_gives_a_picture_or_a_typed_reject(data, flips, cut):
             call(damaged)
 
 
+JPEG_FORMS = [{}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 3}, {"progressive": True}]
+
+
+def colorful_picture(width=203, height=117):
+    """Bright, with noise, nowhere grey."""
+    noise = np.random.default_rng(0).integers(0, 40, (height, width, 3))
+    return Image.fromarray((np.asarray(smooth_picture(width, height)) // 2 + 100 - noise).astype(np.uint8))
+
+
+@pytest.mark.parametrize("options", JPEG_FORMS[:3], ids=str)
+@pytest.mark.parametrize("lost", [0.05, 0.3, 0.9])
+def test_a_jpeg_that_lost_its_middle_is_not_filled_with_grey(options, lost):
+    """The end marker is there, so that nothing tells but the grey."""
+    data = encode(colorful_picture(), "JPEG", **options)
+    scan = data.index(b"\xff\xda") + 14
+    num_lost = int(lost * (len(data) - scan))
+    damaged = data[: len(data) - 2 - num_lost] + data[-2:]
+    decode_image(data)
+    read_image_facts(damaged)
+    assert reject_code(decode_image, damaged) is RejectCode.TRUNCATED_IMAGE
+
+
+@pytest.mark.parametrize("options", [*JPEG_FORMS, {"progressive": True, "restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pictures_may_be_grey(mode, options):
+    level = (128,) * len(mode.replace("RGB", "xxx").replace("CMYK", "xxxx"))
+    picture = Image.new(mode, (203, 117), level)
+    assert decode_image(encode(picture, "JPEG", **options)).size == (203, 117)
+    picture.paste(tuple(value // 2 for value in level), (0, 0, 90, 60))
+    assert decode_image(encode(picture, "JPEG", **options)).size == (203, 117)
+
+
+def test_a_png_whose_pixels_fail_their_checksum_is_rejected():
+    """Zeros decode to black rows, and Pillow does not compare the checksum of pixels."""
+    data = encode(colorful_picture(), "PNG")
+    middle, end = len(data) * 3 // 4, len(data) - 16
+    damaged = data[:middle] + bytes(end - middle) + data[end:]
+    assert not np.asarray(Image.open(io.BytesIO(damaged)))[-8:].any()
+    decode_image(data)
+    with pytest.raises(SampleError, match="checksum of a chunk IDAT") as caught:
+        decode_image(damaged)
+    assert caught.value.code is RejectCode.DAMAGED_IMAGE
+
+
 @pytest.mark.real
 def test_every_real_picture_decodes_or_is_rejected_for_the_right_reason(media_folder):
     expected = {
