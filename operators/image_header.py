@@ -6,8 +6,7 @@ second opinion: a function of this module either reads a header that is plainly 
 then `operators.image.read_image_facts` decides, on the facts as on the code of the reject. Left to it are all
 rejects, all TIFF, extended WEBP (alpha, EXIF, animation), and every header with anything unusual in it.
 
-One difference is wanted: what a PNG's pixels hide behind right checksums shows when they are decoded, as in
-every other format.
+One difference is wanted: damage in the pixels of a PNG shows when they are decoded, as in every other format.
 """
 
 import struct
@@ -16,11 +15,13 @@ from typing import Final
 from operators.image import DEFAULT_IMAGE_POLICY, ImageFacts, ImagePolicy, read_image_facts
 from operators.jpeg_header import read_jpeg_header
 from operators.png_header import read_png_header
-from operators.sniff import BMP, GIF, HEAD_BYTES, JPEG, PNG, WEBP, sniff_format
+from operators.sniff import BMP, GIF, JPEG, PNG, TIFF, WEBP
 
 Size = tuple[int, int]
 
 _TRANSPOSED: Final = frozenset({5, 6, 7, 8})
+_SURE_PIXELS: Final = DEFAULT_IMAGE_POLICY.max_pixels
+"""Up to which Pillow opens a picture, whatever the policy allows."""
 _GIF_PALETTE: Final = 0x80
 _GIF_DISPOSAL: Final = 0x18
 """Set when a frame is to be removed after display: then Pillow prepares for it."""
@@ -33,27 +34,28 @@ def read_image_header(data: bytes, policy: ImagePolicy = DEFAULT_IMAGE_POLICY) -
     Raises:
         SampleError: as `read_image_facts`.
     """
-    medium_format = sniff_format(data[:HEAD_BYTES])
-    read_header = _READERS.get(medium_format) if medium_format else None
-    found = read_header(data) if read_header else None
-    if medium_format is None or found is None:
+    medium_format, read_header = _READERS.get(data[:2], _UNKNOWN)
+    found = read_header(data)
+    if found is None:
         return read_image_facts(data, policy)
     (width_px, height_px), orientation = found
     short_px, long_px = (width_px, height_px) if width_px < height_px else (height_px, width_px)
-    if (
-        short_px < max(1, policy.min_side_px)
-        or long_px > policy.max_aspect * short_px
-        or short_px * long_px > min(policy.max_pixels, DEFAULT_IMAGE_POLICY.max_pixels)
-    ):
+    num_pixels = width_px * height_px
+    is_within = policy.min_side_px <= short_px and long_px <= policy.max_aspect * short_px
+    if not is_within or not 0 < num_pixels <= policy.max_pixels or num_pixels > _SURE_PIXELS:
         return read_image_facts(data, policy)
     if orientation in _TRANSPOSED:
         return ImageFacts(medium_format, height_px, width_px)
     return ImageFacts(medium_format, width_px, height_px)
 
 
+def _leave_to_pillow(data: bytes) -> None:
+    """Of formats that are not read here."""
+
+
 def _read_gif(data: bytes) -> tuple[Size, int] | None:
     """Up to the first frame, which has to lie within the screen."""
-    if len(data) < 13:
+    if len(data) < 13 or not data.startswith((b"GIF87a", b"GIF89a")):
         return None
     width, height = struct.unpack_from("<2H", data, 6)
     offset = 13 + _palette_bytes(data[10])
@@ -83,7 +85,7 @@ def _palette_bytes(flags: int) -> int:
 
 def _read_bmp(data: bytes) -> tuple[Size, int] | None:
     """Windows bitmaps of 24 or 32 bits, bottom up, not packed."""
-    if len(data) < 54:
+    if len(data) < 54 or data[6:10] != b"\0\0\0\0":
         return None
     header_bytes, width, height, _, bits, packing = struct.unpack_from("<LllHHL", data, 14)
     if header_bytes != 40 or bits not in (24, 32) or packing != 0 or min(width, height) < 1:
@@ -95,7 +97,9 @@ def _read_webp(data: bytes) -> tuple[Size, int] | None:
     """The two simple layouts: one chunk that fills the file."""
     if len(data) < 32:
         return None
-    _, riff_bytes, _, name, chunk_bytes = _WEBP_HEADER.unpack_from(data)
+    riff, riff_bytes, form, name, chunk_bytes = _WEBP_HEADER.unpack_from(data)
+    if (riff, form) != (b"RIFF", b"WEBP"):
+        return None
     if riff_bytes + 8 != len(data) or chunk_bytes + (chunk_bytes & 1) + 20 != len(data):
         return None
     if name == b"VP8L":
@@ -113,9 +117,11 @@ def _read_webp(data: bytes) -> tuple[Size, int] | None:
 
 
 _READERS: Final = {
-    JPEG: read_jpeg_header,
-    PNG: read_png_header,
-    GIF: _read_gif,
-    BMP: _read_bmp,
-    WEBP: _read_webp,
+    b"\xff\xd8": (JPEG, read_jpeg_header),
+    b"\x89P": (PNG, read_png_header),
+    b"GI": (GIF, _read_gif),
+    b"BM": (BMP, _read_bmp),
+    b"RI": (WEBP, _read_webp),
 }
+"""By the first two bytes; each looks at its whole signature."""
+_UNKNOWN: Final = (TIFF, _leave_to_pillow)

@@ -5,13 +5,18 @@ three or four components, whole tables, at most one EXIF block. Several pictures
 the picture, other frames and every slip are left to Pillow.
 """
 
+import struct
 from typing import Final
 
 from operators.exif_header import UPRIGHT, read_orientation
 
 Size = tuple[int, int]
 
+_SEGMENT: Final = struct.Struct(">BBH").unpack_from
 _SCAN: Final = 0xDA
+_TABLES: Final = 0xDB
+_ONE_TABLE: Final = 67
+"""Length of a segment that holds one table of 8 bits."""
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 _APP1: Final = 0xE1
 _SKIPPED: Final = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})
@@ -25,12 +30,14 @@ def read_jpeg_header(data: bytes) -> tuple[Size, int] | None:
     orientation: int | None = None
     offset = 2
     num_bytes = len(data)
-    while offset + 4 <= num_bytes and data[offset] == 0xFF:
-        marker = data[offset + 1]
+    while offset + 4 <= num_bytes:
+        prefix, marker, length = _SEGMENT(data, offset)
         start = offset + 4
-        offset += 2 + (data[offset + 2] << 8 | data[offset + 3])
-        if offset < start or offset > num_bytes:
+        offset += 2 + length
+        if prefix != 0xFF or length < 2 or offset > num_bytes:
             return None
+        if marker in _SKIPPED or (marker == _TABLES and length == _ONE_TABLE and data[start] < 0x10):
+            continue
         if marker == _SCAN:
             return (size, orientation or UPRIGHT) if size and _has_end(data, start) else None
         if marker in _FRAMES:
@@ -40,7 +47,7 @@ def read_jpeg_header(data: bytes) -> tuple[Size, int] | None:
             block = data[start + len(_EXIF) : offset]
             if orientation is not None or (orientation := read_orientation(block)) is None:
                 return None
-        elif marker not in _SKIPPED and not _is_plain_segment(marker, data[start:offset]):
+        elif not _is_plain_segment(marker, data[start:offset]):
             return None
     return None
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from infra.files import FileState, open_files
+from operators.annotations import LAYOUTS
 from pipelines.ingest.annotations import list_annotations
 from pipelines.ingest.media_archive import MediaArchive
 from pipelines.ingest.media_bucket import MediaBucket
 from pipelines.ingest.media_folder import MediaFolder
 from pipelines.ingest.media_root import MediaRoot
-from pipelines.ingest.parquet_rows import EmbeddedMedia
 from schemas.errors import ConfigError, NotFoundError
 from schemas.recipe import SourceConfig
 from schemas.record import MediumKind, MediumReference
@@ -48,7 +48,7 @@ def locate_media(configs: Iterable[SourceConfig], here: Path) -> tuple[MediaSour
     """
     sources: list[MediaSource] = []
     for config in configs:
-        if config.format == "onevision":
+        if LAYOUTS[config.format].is_embedded:
             folder = str(list_annotations(config, here).folder)
             sources.append(MediaSource(config.name, "embedded", folder))
         elif config.media_root is not None:
@@ -69,7 +69,7 @@ class MediaReader:
         Raises:
             SampleError: as `MediaRoot.find`.
         """
-        return self._root(source).find(reference)
+        return (self._roots.get(source) or self._open(source)).find(reference)
 
     def state(self, source: str, location: str) -> FileState:
         """What tells whether a medium is still the same; take it before reading.
@@ -77,7 +77,7 @@ class MediaReader:
         Raises:
             SampleError: as `MediaRoot.state`.
         """
-        return self._root(source).state(location)
+        return (self._roots.get(source) or self._open(source)).state(location)
 
     def read(self, source: str, location: str, kind: MediumKind) -> bytes:
         """All bytes of a medium.
@@ -85,7 +85,7 @@ class MediaReader:
         Raises:
             SampleError: as `MediaRoot.read`.
         """
-        return self._root(source).read(location, kind)
+        return (self._roots.get(source) or self._open(source)).read(location, kind)
 
     def describe(self, source: str, location: str) -> str:
         """The whole path of a location, for messages."""
@@ -100,10 +100,8 @@ class MediaReader:
             raise ConfigError(f"source {name}: its records name media; give the source a media_root")
         return self._sources[name]
 
-    def _root(self, source: str) -> MediaRoot:
-        root = self._roots.get(source)
-        if root is None:
-            root = self._roots[source] = _open_root(self._source(source))
+    def _open(self, source: str) -> MediaRoot:
+        root = self._roots[source] = _open_root(self._source(source))
         return root
 
 
@@ -111,6 +109,8 @@ class _EmbeddedRoot:
     """Media in the rows of parquet files, by `FILE#ROW`."""
 
     def __init__(self, url: str) -> None:
+        from pipelines.ingest.parquet_rows import EmbeddedMedia  # who reads files loads no pyarrow
+
         self.url = url
         self._media = EmbeddedMedia(Path(url))
 

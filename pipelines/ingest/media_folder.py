@@ -1,8 +1,8 @@
 """Media in a local folder.
 
 Symbolic links are followed into the media root itself or one of the folders that the recipe allows besides
-(`also_under`), never elsewhere; the root and those folders may be links. Only plain files are opened: pipes,
-devices and folders are refused.
+(`also_under`), never elsewhere; the root and those folders may be links. Only plain files are read: pipes,
+devices and folders are refused, without waiting for them.
 
 Following a path to its end costs more than reading a small file, so each folder is followed once per worker
 and then trusted; below it a file is opened by name and may not be a link. Where it is one, that file takes
@@ -55,20 +55,33 @@ class MediaFolder:
         self._followed: dict[str, str] = {}
         self._listings: dict[str, Listing] = {}
         self._num_listed = 0
+        self._opened: tuple[str, int, os.stat_result] | None = None
 
     def find(self, reference: MediumReference) -> str:
-        """See `MediaRoot.find`."""
+        """See `MediaRoot.find`; what is found stays open for `state` and `read`, until the next is asked for."""
+        if self._opened is not None:
+            self._let_go()
         location = normalize_path(reference.path or "")
-        status = self._status(location)
-        if status is not None and stat.S_ISREG(status.st_mode):
+        try:
+            opened = self._open(location)
+        except _GONE:
+            return self._find_by_stem(location, reference)
+        except OSError as error:
+            raise unreadable(location, error.strerror) from error
+        self._opened = opened
+        if stat.S_ISREG(opened[2].st_mode):
             return location
-        if status is not None and not reference.by_stem:
+        self._let_go()
+        if not reference.by_stem:
             raise unreadable(location, "no plain file")
         return self._find_by_stem(location, reference)
 
     def state(self, location: str) -> FileState:
         """See `MediaRoot.state`."""
-        status = self._status(location)
+        if self._opened is not None and self._opened[0] == location:
+            status = self._opened[2]
+        else:
+            status = self._status(location)
         if status is None:
             raise SampleError(RejectCode.MISSING_FILE, f"{location!r} is not there")
         return FileState(status.st_size, status.st_mtime_ns)
@@ -76,25 +89,32 @@ class MediaFolder:
     def read(self, location: str, kind: MediumKind) -> bytes:
         """See `MediaRoot.read`."""
         try:
-            descriptor = self._open(location)
-            try:
-                return _read_whole(descriptor, location, kind)
-            finally:
-                os.close(descriptor)
+            if self._opened is None or self._opened[0] != location:
+                self._let_go()
+                self._opened = self._open(location)
+            return _read_whole(*self._opened, kind)
         except _GONE as error:
             raise SampleError(RejectCode.MISSING_FILE, f"{location!r} is not there") from error
         except OSError as error:
             raise unreadable(location, error.strerror) from error
+        finally:
+            self._let_go()
 
-    def _open(self, location: str) -> int:
-        folder, name = split_path(location)
-        path = f"{self._follow_folder(folder)}/{name}"
+    def _let_go(self) -> None:
+        if self._opened is not None:
+            os.close(self._opened[1])
+            self._opened = None
+
+    def _open(self, location: str) -> tuple[str, int, os.stat_result]:
+        folder, _, name = location.rpartition("/")
+        real = self._followed.get(folder) or self._follow_folder(folder)
         try:
-            return os.open(path, _READ_ONLY)
+            descriptor = os.open(f"{real}/{name}", _READ_ONLY)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        return os.open(self._follow(location), _READ_ONLY)
+            descriptor = os.open(self._follow(location), _READ_ONLY)
+        return location, descriptor, os.fstat(descriptor)
 
     def _status(self, location: str) -> os.stat_result | None:
         """What lies at a location, at the end of all links; None when nothing does."""
@@ -160,8 +180,7 @@ class MediaFolder:
         self._num_listed += num_names
 
 
-def _read_whole(descriptor: int, location: str, kind: MediumKind) -> bytes:
-    status = os.fstat(descriptor)
+def _read_whole(location: str, descriptor: int, status: os.stat_result, kind: MediumKind) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise unreadable(location, "no plain file")
     check_medium_size(location, status.st_size, kind)
