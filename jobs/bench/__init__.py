@@ -1,0 +1,1 @@
+"""The project's own benchmarks: ratios against a named rival, measured in one run on one machine."""

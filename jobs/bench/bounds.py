@@ -1,0 +1,58 @@
+"""Where figures have to stand, and what they are measured against.
+
+A figure that misses its bound is printed as one that does; the command does not fail, for it measures this
+machine and not the code alone.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where a figure has to stand."""
+
+    limit: float
+    is_highest: bool
+    """The figure must not be above the limit; else not below."""
+    against: str
+    """The rival, and how it was run."""
+
+    def holds(self, value: float) -> bool:
+        """Whether a figure stands where it has to."""
+        return value <= self.limit if self.is_highest else value >= self.limit
+
+    def __str__(self) -> str:
+        return f"{'<=' if self.is_highest else '>='} {self.limit:g}"
+
+
+def at_most(limit: float, against: str) -> Bound:
+    """Lower is better."""
+    return Bound(limit, True, against)
+
+
+def at_least(limit: float, against: str) -> Bound:
+    """Higher is better."""
+    return Bound(limit, False, against)
+
+
+BOUNDS: Final[dict[str, dict[str, Bound]]] = {
+    "ingest": {
+        "wall_vs_parse": at_most(
+            3.0,
+            "msgspec.json.decode(file.read()) of the same files, gc off, one process; ours with two workers",
+        ),
+        "peak_mib": at_most(1536, "all processes together, at any moment"),
+        "peak_bytes_per_record": at_most(200, "growth of that peak from a third of the records to all"),
+        "probe_vs_sha256": at_least(0.8, "read + sha256 of the same small files, CPU time"),
+    },
+    "media": {
+        "exact336_vs_hf_640": at_least(1.25, "CLIPImageProcessorPil, JPEG bytes to tensor, 640 px"),
+        "exact336_vs_hf_1920": at_least(1.9, "CLIPImageProcessorPil, JPEG bytes to tensor, 1920 px"),
+        "hd4_vs_hf_640": at_least(1.4, "CLIPImageProcessorPil, once a view, 640 px"),
+        "fast_vs_exact": at_least(2.2, "our exact path, preprocessing only"),
+        "video_vs_pyav": at_least(0.95, "bare PyAV decode of the same clip"),
+        "long_clip_peak_mib": at_most(300, "30 minutes of 1080p"),
+    },
+}
+"""By benchmark and key."""
