@@ -14,12 +14,11 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
 from pipelines.ingest.array_pieces import ArrayCutter
-from pipelines.ingest.json_values import NO_JSON, RowProblem, has_all_keys, parse_row
+from pipelines.ingest.json_values import NO_JSON, RowDecoder, RowProblem, parse_row
 from pipelines.ingest.parquet_rows import read_parquet_rows, scan_parquet_rows
 from pipelines.ingest.pieces import CHUNK_BYTES, Decode, Piece, Place, cut_lines
 from pipelines.ingest.ranges import RangeBoundaryError, RangeKind, RowRange
@@ -27,8 +26,6 @@ from pipelines.ingest.text_kind import GZIP_MAGIC, HEAD_BYTES, TextKind, tell_te
 from pipelines.ingest.text_source import TextSource, choose_block_bytes
 from pipelines.ingest.unpack import UnpackedText
 from schemas.errors import ConfigError, CorruptError
-
-_DECODE_ROWS: Final[Decode] = msgspec.json.Decoder(list[object]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +109,13 @@ def read_chunks(
         for batch in read_parquet_rows(file, name, rows):
             yield Chunk(batch.values, batch.raw, batch.problems)
         return
-    for piece in _cut_range(file, Place(name, first_row), rows, _DECODE_ROWS, chunk_bytes):
+    decode = RowDecoder().decode
+    for piece in _cut_range(file, Place(name, first_row), rows, decode, chunk_bytes):
         yield _read_piece(piece)
 
 
 def _read_piece(piece: Piece) -> Chunk:
-    if piece.values is not None and has_all_keys(piece.text, piece.values):
+    if piece.values is not None:
         return Chunk(piece.values, piece.raw)
     values: list[object] = []
     problems: dict[int, RowProblem] = {}
