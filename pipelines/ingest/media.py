@@ -106,13 +106,13 @@ class MediaReader:
 
 
 class _EmbeddedRoot:
-    """Media in the rows of parquet files, by `FILE#ROW`."""
+    """Media in the rows of parquet files, by `FILE#ROW` or `FILE#ROW/PLACE`."""
 
     def __init__(self, url: str) -> None:
         from pipelines.ingest.parquet_rows import EmbeddedMedia  # who reads files loads no pyarrow
 
         self.url = url
-        self._media = EmbeddedMedia(Path(url))
+        self._media = EmbeddedMedia(url)
 
     def find(self, reference: MediumReference) -> str:
         """See `MediaRoot.find`: the location is the reference, there is nothing to resolve."""

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from infra.files import FileState
 from pipelines.ingest import zip_archive
-from pipelines.ingest.archive_index import ArchiveIndex, open_index
+from pipelines.ingest.archive_index import open_index
 from pipelines.ingest.archive_member import ArchiveMember
 from pipelines.ingest.media_root import (
     check_medium_size,
@@ -48,10 +48,11 @@ class MediaArchive:
     def __init__(self, path: Path | str) -> None:
         self.url = os.path.abspath(path)
         self._descriptor = _open_archive(self.url)
+        self._asked: tuple[str, list[ArchiveMember]] | None = None
         try:
             self._kind = tell_archive(self.url, os.pread(self._descriptor, 512, 0))
             self._state = self._current_state()
-            self._index = self._open_index()
+            self._index = open_index(os.path.realpath(self.url), self._state, self._list_members)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -59,14 +60,13 @@ class MediaArchive:
     def find(self, reference: MediumReference) -> str:
         """See `MediaRoot.find`."""
         location = normalize_path(reference.path or "")
-        if self._index.find_by_name(location):
-            self._member(location)
-            return location
-        folder, name = split_path(location)
-        names = self._index.find_by_stem(folder, wanted_stem(name, reference))
-        found = choose_one(location, (name for name in names if has_extension_of(name, reference.kind)))
-        self._member(join_path(folder, found))
-        return join_path(folder, found)
+        if not self._look_up(location):
+            folder, name = split_path(location)
+            names = self._index.find_by_stem(folder, wanted_stem(name, reference))
+            found = choose_one(location, (name for name in names if has_extension_of(name, reference.kind)))
+            location = join_path(folder, found)
+        self._member(location)
+        return location
 
     def state(self, location: str) -> FileState:
         """See `MediaRoot.state`: the size of the member, the time of the archive."""
@@ -98,7 +98,7 @@ class MediaArchive:
         os.close(self._descriptor)
 
     def _member(self, location: str) -> ArchiveMember:
-        members = self._index.find_by_name(location)
+        members = self._look_up(location)
         if not members:
             raise SampleError(RejectCode.MISSING_FILE, f"{location!r} is not there")
         if len(members) > 1:
@@ -108,12 +108,15 @@ class MediaArchive:
             raise unreadable(location, members[0].problem)
         return members[0]
 
+    def _look_up(self, location: str) -> list[ArchiveMember]:
+        """The members at a location; `find`, `state` and `read` ask for the same one in turn."""
+        if self._asked is None or self._asked[0] != location:
+            self._asked = location, self._index.find_by_name(location)
+        return self._asked[1]
+
     def _current_state(self) -> FileState:
         status = os.fstat(self._descriptor)
         return FileState(status.st_size, status.st_mtime_ns)
-
-    def _open_index(self) -> ArchiveIndex:
-        return open_index(os.path.realpath(self.url), self._state, self._list_members)
 
     def _list_members(self) -> Iterator[ArchiveMember]:
         list_members = zip_archive.list_zip if self._kind == "zip" else list_tar

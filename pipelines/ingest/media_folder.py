@@ -58,7 +58,7 @@ class MediaFolder:
         self._opened: tuple[str, int, os.stat_result] | None = None
 
     def find(self, reference: MediumReference) -> str:
-        """See `MediaRoot.find`; what is found stays open for `state` and `read`, until the next is asked for."""
+        """See `MediaRoot.find`; the file stays open for `state` and `read`, until the next is asked for."""
         if self._opened is not None:
             self._let_go()
         location = normalize_path(reference.path or "")

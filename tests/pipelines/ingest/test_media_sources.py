@@ -5,13 +5,16 @@ import tarfile
 import tempfile
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_media_bucket import server, url  # noqa: F401
 
+from infra.files import FileState
 from infra.storage import open_storage
 from pipelines.ingest.media import MediaReader, MediaSource, locate_media
 from schemas.errors import ConfigError, CorruptError, SampleError
-from schemas.recipe import SourceConfig
+from schemas.recipe import Recipe, SourceConfig
 from schemas.record import MediumKind, MediumReference
 
 A = MediumReference(MediumKind.IMAGE, "a.jpg")
@@ -92,6 +95,27 @@ def test_links_lead_where_the_recipe_allows(here):
 def test_roots_that_cannot_be_read_are_named(here, fields, message):
     with pytest.raises(ConfigError, match=message):
         locate_media([configure(**fields)], here)
+
+
+def test_where_links_may_lead_decides_no_bytes(here):
+    def digest_with(**fields):
+        return Recipe(name="r", sources=[configure(media_root="folder", **fields)]).ingest_digest
+
+    assert digest_with(also_under=["also"]) == digest_with()
+
+
+def test_pictures_in_the_rows_are_read_by_row_and_place(here):
+    rows = [{"image": {"bytes": b"first", "path": None}}, {"image": {"bytes": b"second", "path": None}}]
+    pq.write_table(pa.Table.from_pylist(rows), here / "one.parquet")
+    (source,) = locate_media([configure(format="onevision", annotations="one.parquet")], here)
+    reader = MediaReader([source])
+    location = reader.find("s", MediumReference(MediumKind.IMAGE, "one.parquet#1"))
+    assert reader.read("s", location, MediumKind.IMAGE) == b"second"
+    assert reader.read("s", "one.parquet#0/0", MediumKind.IMAGE) == b"first"
+    status = (here / "one.parquet").stat()
+    assert reader.state("s", location) == FileState(status.st_size, status.st_mtime_ns)
+    assert source.is_embedded
+    assert reader.root_of("s") == str(here)
 
 
 def test_a_damaged_archive_is_named_at_the_start(here):
