@@ -88,15 +88,19 @@ def test_stages_need_a_corpus_and_a_known_engine(recipe, verb):
     )
     address = ("--corpus", "c", "--ray-address", "auto")
     refuse(USAGE, "--ray-address goes with --engine ray", verb, recipe(), *address)
+    workers = ("--corpus", "c", "--workers", "2")
+    refuse(USAGE, "--workers goes with --engine processes or ray", verb, recipe(), *workers)
     refuse(
         USAGE,
-        "--workers goes with --engine processes or ray",
+        "greater than or equal to 1",
         verb,
         recipe(),
         "--corpus",
         "c",
+        "--engine",
+        "processes",
         "--workers",
-        "2",
+        "0",
     )
 
 

@@ -194,6 +194,18 @@ def test_a_worker_that_needs_more_than_there_is_is_refused(engine: ProcessesEngi
         run_in_order(engine, Squares(), [1], "s", resources=Resources(memory_bytes=1 << 60))
 
 
+def test_each_child_sees_its_share_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    seen = {"CUDA_VISIBLE_DEVICES"}
+    with ProcessesEngine(4) as engine:
+        assert engine.has_gpu
+        for num_gpus, shares in ((0.0, {""}), (1.0, {"3", "5", "7"}), (2.0, {"3,5"}), (0.5, {"3", "5", "7"})):
+            found = engine.run(Environment(), [*seen] * 300, Resources(num_gpus=num_gpus))
+            assert {share for _, share in found} <= shares
+        with pytest.raises(WorkError, match="a worker needs 4 GPUs"):
+            next(engine.run(Environment(), ["x"], Resources(num_gpus=4.0)))
+
+
 def test_the_end_of_a_run_does_not_wait_for_slow_units(engine: ProcessesEngine) -> None:
     started = time.monotonic()
     with pytest.raises(ConfigError):
