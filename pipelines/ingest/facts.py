@@ -16,12 +16,11 @@ def read_facts(data: bytes, kind: MediumKind) -> MediumFacts:
     """
     if kind is MediumKind.IMAGE:
         image = read_image_header(data)
-        extension, size_px, duration_s = image.format.extension, (image.width_px, image.height_px), 0.0
+        extension, width_px, height_px = image.format.extension, image.width_px, image.height_px
+        duration_s = 0.0
     else:
         video = read_video_facts(data)
-        extension, size_px, duration_s = (
-            video.format.extension,
-            (video.width_px, video.height_px),
-            video.duration_s,
-        )
-    return MediumFacts(sha256(data).hexdigest(), kind, extension, len(data), *size_px, duration_s)
+        extension, width_px, height_px = video.format.extension, video.width_px, video.height_px
+        duration_s = video.duration_s
+    digest = sha256(data).hexdigest()
+    return MediumFacts(digest, kind, extension, len(data), width_px, height_px, duration_s)
