@@ -22,7 +22,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from infra.s3_client import BROKEN_BODY, TRIES, Client, connect, named_failures, refusal_of
@@ -93,6 +93,12 @@ class S3Storage:
             raise ConflictError(
                 f"{self._where(path)} was changed by somebody else meanwhile; run the command again"
             )
+
+    def write_scratch(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
+        self._call("put_object", path, {"Body": b"".join(pieces)})
+
+    def remove(self, path: str) -> None:
+        self._call("delete_object", path, {})
 
     def list(self, folder: str) -> list[str]:
         prefix = f"{self._key(folder)}/"

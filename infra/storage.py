@@ -1,11 +1,14 @@
 """Storage behind one small interface: local disks here, object stores in `infra/s3.py`.
 
-Three kinds of write exist, and no other:
+Three kinds of write make a corpus:
 
 - `put`: an immutable object whose name holds its digest. Writing it twice is harmless, so a partial write is
   never visible (temporary name, fsync, rename) and an object that is already there with the same size stays.
 - `create`: exactly one of several writers wins; the others are told (`os.link` onto the name).
 - `replace`: swaps the one mutable file of a corpus, and only if it still holds what the writer saw.
+
+And one passes notes between the workers of a stage: `write_scratch`, which survives no crash and is removed
+by `remove` when the stage is done.
 
 Paths are relative, with `/`, below the root that the storage was opened with; one that leaves it is refused.
 """
@@ -15,7 +18,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -81,6 +85,14 @@ class Storage(Protocol):
         Raises:
             ConflictError: when it holds something else.
         """
+        ...
+
+    def write_scratch(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """Store, one after the other, what nobody needs after a crash."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Drop an object; one that is not there is no error."""
         ...
 
     def list(self, folder: str) -> list[str]:
@@ -199,6 +211,19 @@ class LocalStorage:
                 name.replace(target)
             _flush_folder(target.parent)
 
+    def write_scratch(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
+        target = self.local_path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb", buffering=0) as file:
+            for piece in pieces:
+                _write_whole(file, piece)
+
+    def remove(self, path: str) -> None:
+        target = self.local_path(path)
+        target.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.parent.rmdir()
+
     def list(self, folder: str) -> list[str]:
         base = self.local_path(folder)
         return sorted(
@@ -218,6 +243,12 @@ class LocalStorage:
                 yield file, name
         finally:
             name.unlink(missing_ok=True)
+
+
+def _write_whole(file: RawIOBase, piece: bytes | memoryview) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def _flush(file: BinaryIO) -> None:

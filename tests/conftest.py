@@ -9,6 +9,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pytest
 import torch
 
+pytest_plugins = ["s3_lane"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

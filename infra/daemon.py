@@ -1,0 +1,97 @@
+"""A program that goes on in the background, known by a file that holds its process id.
+
+Whoever comes later, another process too, finds it and stops it by that file. The system uses a process id
+again one day, so the moment of the start stands beside it and must be the same.
+
+A tied daemon is killed by the system when the process that started it ends, however it ends: tests leave
+nothing behind. Left out: restarting what dies. Linux only (`/proc`, `setpriv`).
+"""
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+STOP_LIMIT_S: Final = 15.0
+PAUSE_S: Final = 0.05
+_TIED: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """One program of a folder; its name tells it from the others there."""
+
+    folder: Path
+    name: str
+    command: tuple[str, ...]
+    """With the whole path of the program."""
+
+    @property
+    def output(self) -> Path:
+        """What it writes to its standard output and error."""
+        return self.folder / f"{self.name}.out"
+
+    def find(self) -> int | None:
+        """The process id, while it runs."""
+        try:
+            number, moment = self._pid_file.read_text().split()
+        except (FileNotFoundError, ValueError):
+            return None
+        process = int(number)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process, os.WNOHANG)
+        return process if _moment_of_start(process) == moment else None
+
+    def start(self, is_tied: bool) -> None:
+        """Run it unless it runs; it inherits nothing but the search path."""
+        if self.find() is not None:
+            return
+        command = (*_TIED, *self.command) if is_tied else self.command
+        into = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        process = os.posix_spawn(
+            command[0],
+            command,
+            program_environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self.output), into, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        self._pid_file.write_text(f"{process} {_moment_of_start(process)}")
+
+    def stop(self) -> None:
+        """End it in order, by force when that takes too long."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            process = self.find()
+            if process is None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+            deadline = time.monotonic() + STOP_LIMIT_S
+            while self.find() is not None and time.monotonic() < deadline:
+                time.sleep(PAUSE_S)
+        self._pid_file.unlink(missing_ok=True)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / f"{self.name}.pid"
+
+
+def _moment_of_start(process: int) -> str | None:
+    """In clock ticks since the machine's start; None for a process that has ended."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *facts = text.rpartition(")")[2].split()  # the name before may hold anything
+    return None if state in "ZX" else facts[18]
+
+
+def program_environment() -> dict[str, str]:
+    """What a program of the system needs of this process' environment: no settings, no credentials."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
