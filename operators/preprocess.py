@@ -9,8 +9,8 @@ Equal to `CLIPImageProcessorPil` on the cut view, bit for bit (tested), and abou
   336 columns: a 64-megapixel ribbon needs some megabytes, not gigabytes.
 
 `render_views` gives 8-bit pixels: the cheap form to move between processes. `normalize_views` gives floats.
-No torch here: processes that only decode never load it. Left out: the torch-based processor of transformers,
-whose antialiased bicubic differs by one level in a few pixels.
+No torch here: processes that only decode never load it. What torch resizes faster and one level off stands in
+`operators.fast_resize`.
 """
 
 import json
@@ -25,7 +25,8 @@ from PIL import Image
 from operators.views import Box, View
 from schemas.errors import ConfigError
 
-_BAND_PIXELS = 2**20
+BAND_PIXELS: Final = 2**20
+"""How much of a padded picture is drawn at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ def render_views(
     image: Image.Image, views: Sequence[View], processor: Processor
 ) -> UInt8[np.ndarray, "views height width 3"]:
     """The views of an RGB picture at the encoder's size, 8 bits a channel."""
-    return np.stack([_render_view(image, view, processor) for view in views])
+    return np.stack([render_view(image, view, processor) for view in views])
 
 
 def normalize_views(
@@ -136,11 +137,13 @@ def cut_view(image: Image.Image, box: Box, fill_color: tuple[int, int, int]) -> 
     return canvas
 
 
-def _render_view(image: Image.Image, view: View, processor: Processor) -> UInt8[np.ndarray, "height width 3"]:
+def render_view(image: Image.Image, view: View, processor: Processor) -> UInt8[np.ndarray, "height width 3"]:
+    """One view of an RGB picture at the encoder's size, 8 bits a channel."""
     size_px, box = processor.size_px, view.box
     resample = Image.Resampling(processor.resample)
     if not _lies_inside(box, image):
-        return np.asarray(_resize_padded(image, box, processor))
+        narrow = resize_rows(image, box, processor)
+        return np.asarray(narrow.resize((size_px, size_px), resample))
     region = _cut_inside(image, box)
     if view.stretch or not processor.center_crop or box.width == box.height:
         return np.asarray(region.resize((size_px, size_px), resample))
@@ -148,6 +151,25 @@ def _render_view(image: Image.Image, view: View, processor: Processor) -> UInt8[
     left, top = (width - size_px) // 2, (height - size_px) // 2
     resized = region.resize((width, height), resample)
     return np.asarray(resized.crop((left, top, left + size_px, top + size_px)))
+
+
+def resize_rows(image: Image.Image, box: Box, processor: Processor) -> Image.Image:
+    """The first of two passes over a box: rows at the encoder's width, and the fill."""
+    size_px, fill_color = processor.size_px, processor.fill_color
+    resample = Image.Resampling(processor.resample)
+    if _lies_inside(box, image):
+        return _cut_inside(image, box).resize((size_px, box.height), resample)
+    narrow = Image.new("RGB", (size_px, box.height), fill_color)
+    first = max(0, box.top)
+    last = min(image.height, box.top + box.height)
+    right = box.left + box.width
+    if box.left >= 0 and right <= image.width:
+        rows = _cut_inside(image, Box(box.left, first, box.width, last - first))
+        narrow.paste(rows.resize((size_px, rows.height), resample), (0, first - box.top))
+    else:
+        for top, rows in _draw_bands(image, box, first, last, fill_color):
+            narrow.paste(rows.resize((size_px, rows.height), resample), (0, top - box.top))
+    return narrow
 
 
 def _cut_inside(image: Image.Image, box: Box) -> Image.Image:
@@ -169,28 +191,11 @@ def _scale_short_side(width: int, height: int, size_px: int) -> tuple[int, int]:
     return int(size_px * width / height), size_px
 
 
-def _resize_padded(image: Image.Image, box: Box, processor: Processor) -> Image.Image:
-    """A square box that reaches outside the picture, at the encoder's size: rows first, then columns."""
-    size_px, fill_color = processor.size_px, processor.fill_color
-    resample = Image.Resampling(processor.resample)
-    narrow = Image.new("RGB", (size_px, box.height), fill_color)
-    first = max(0, box.top)
-    last = min(image.height, box.top + box.height)
-    right = box.left + box.width
-    if box.left >= 0 and right <= image.width:
-        rows = _cut_inside(image, Box(box.left, first, box.width, last - first))
-        narrow.paste(rows.resize((size_px, rows.height), resample), (0, first - box.top))
-    else:
-        for top, rows in _draw_bands(image, box, first, last, fill_color):
-            narrow.paste(rows.resize((size_px, rows.height), resample), (0, top - box.top))
-    return narrow.resize((size_px, size_px), resample)
-
-
 def _draw_bands(
     image: Image.Image, box: Box, first: int, last: int, fill_color: tuple[int, int, int]
 ) -> Iterator[tuple[int, Image.Image]]:
     """The rows from `first` to `last` at the box's full width, a million pixels at a time."""
-    height = max(1, _BAND_PIXELS // box.width)
+    height = max(1, BAND_PIXELS // box.width)
     for top in range(first, last, height):
         yield top, cut_view(image, Box(box.left, top, box.width, min(height, last - top)), fill_color)
 

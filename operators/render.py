@@ -7,8 +7,10 @@ are decoded, so only the small views are held: at most `max_frames` x 336 x 336 
 the same in one call, in this process, with nothing between a bad file and this process's life.
 """
 
+import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,6 +24,8 @@ from operators.video import Backend, VideoReport, read_frames
 from operators.views import Aspect, Layout, plan_views
 from schemas.record import MediumKind
 
+Preprocess = Literal["exact", "fast"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderPolicy:
@@ -33,6 +37,7 @@ class RenderPolicy:
     image: ImagePolicy
     frames: FramePolicy
     backend: Backend
+    preprocess: Preprocess = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,20 @@ def collect_views(groups: Iterable[RenderedViews], report: VideoReport | None) -
     return RenderedMedium(views, len(held), tuple(group.time_s for group in held), report)
 
 
+def load_libraries(policy: RenderPolicy) -> None:
+    """Import now what rendering would import later, so that limits can be set on what is to come."""
+    if policy.preprocess == "fast":
+        importlib.import_module("operators.fast_resize")
+    if policy.backend == "decord":
+        importlib.import_module("decord")
+
+
 def _cut_views(
     image: Image.Image, layout: Layout, policy: RenderPolicy
 ) -> UInt8[np.ndarray, "views height width 3"]:
-    return render_views(image, plan_views(*image.size, layout, policy.aspect), policy.processor)
+    views = plan_views(*image.size, layout, policy.aspect)
+    if policy.preprocess == "fast":
+        from operators.fast_resize import render_views_fast
+
+        return render_views_fast(image, views, policy.processor)
+    return render_views(image, views, policy.processor)

@@ -72,7 +72,9 @@ class FeatureSpec(StrictModel):
     version: Literal[1] = FEATURE_SPEC_VERSION
     encoder: EncoderIdentity
     processor: ProcessorValues
-    preprocess: Literal["exact"] = "exact"
+    preprocess: Literal["exact", "fast"] = "exact"
+    resizer: str
+    """The library that resizes, and what of it decides the last bit."""
     image: ImageRules
     image_views: Literal["global", "hd4"]
     aspect: Literal["pad", "center", "squash", "published"]

@@ -102,6 +102,8 @@ class ViewsConfig(StrictModel):
 
     image: Literal["global", "hd4"] = "hd4"
     aspect: Literal["pad", "center", "squash", "published"] = "pad"
+    preprocess: Literal["exact", "fast"] = "exact"
+    """exact: bit-equal to the encoder's own processor; fast: at most one 8-bit level off it."""
     video: VideoViews = VideoViews()
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from operators.render import RenderedViews, RenderPolicy, render_picture, stream_clip
+from operators.render import RenderedViews, RenderPolicy, load_libraries, render_picture, stream_clip
 from operators.video import VideoReport, read_video_facts
 from pipelines.decode.wire import (
     DecodeLimits,
@@ -55,6 +55,8 @@ def main() -> None:
         setup = receive_request(channel)
         if not isinstance(setup, Setup):
             return
+        if setup.policy:
+            load_libraries(setup.policy)
         _limit_memory(setup.limits.memory_bytes)
         send_message(channel, Ready())
         _Server(channel, medium, setup.limits, setup.policy).serve()

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 
 from operators.clip import VisionEncoder, load_encoder, read_processor
 from operators.codec import codec_named
+from operators.fast_resize import describe_resizer
 from operators.frames import FramePolicy
 from operators.image import DEFAULT_IMAGE_POLICY
 from operators.preprocess import Processor
-from operators.render import RenderPolicy
+from operators.render import Preprocess, RenderPolicy
 from schemas.errors import ConfigError, MismatchError
 from schemas.feature import (
     CodecIdentity,
@@ -64,6 +65,7 @@ def render_policy(views: ViewsConfig, opened: OpenedEncoder) -> RenderPolicy:
             fps=video.fps, uniform=video.uniform, max_frames=video.max_frames, rule=video.rule
         ),
         backend=video.backend,
+        preprocess=views.preprocess,
     )
 
 
@@ -84,6 +86,8 @@ def describe_spec(
         ),
         processor=ProcessorValues.model_validate(asdict(opened.processor)),
         image=ImageRules.model_validate(asdict(DEFAULT_IMAGE_POLICY) | {"decoder": _describe_pillow()}),
+        preprocess=views.preprocess,
+        resizer=_describe_resizer(views.preprocess),
         image_views=views.image,
         aspect=views.aspect,
         video=VideoRules(
@@ -107,7 +111,7 @@ def settings_of(spec: FeatureSpec, model: str) -> tuple[ViewsConfig, EncoderConf
         rule=spec.video.rule,
         backend=spec.video.backend,
     )
-    views = ViewsConfig(image=spec.image_views, aspect=spec.aspect, video=video)
+    views = ViewsConfig(image=spec.image_views, aspect=spec.aspect, preprocess=spec.preprocess, video=video)
     return views, EncoderConfig(model=model, layer=spec.encoder.layer, dtype=spec.encoder.dtype)
 
 
@@ -143,6 +147,10 @@ def _list_values(model: BaseModel, prefix: str = "") -> dict[str, object]:
 def _describe_pillow() -> str:
     jpeg = features.version("libjpeg_turbo") or features.version("jpg") or "none"
     return f"pillow {PIL.__version__}, libjpeg {jpeg}"
+
+
+def _describe_resizer(preprocess: Preprocess) -> str:
+    return describe_resizer() if preprocess == "fast" else f"pillow {PIL.__version__}"
 
 
 def _describe_backend(backend: str) -> str:

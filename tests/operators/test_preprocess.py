@@ -7,8 +7,16 @@ import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from operators.fast_resize import render_views_fast
 from operators.image import decode_image
-from operators.preprocess import CLIP_PROCESSOR, cut_view, normalize_views, parse_processor, render_views
+from operators.preprocess import (
+    CLIP_PROCESSOR,
+    Processor,
+    cut_view,
+    normalize_views,
+    parse_processor,
+    render_views,
+)
 from operators.views import plan_views
 from schemas.errors import ConfigError
 
@@ -45,6 +53,40 @@ def test_views_equal_the_reference_bit_for_bit(size, aspect):
     assert ours.dtype == expected.dtype == np.float32
     assert ours.shape == (5, 3, 336, 336)
     np.testing.assert_array_equal(ours, expected)
+
+
+def checker(width, height, period=1):
+    """Edges everywhere: what a resize is worst at."""
+    levels = np.indices((height, width)).sum(axis=0) // period % 2 * 255
+    return Image.fromarray(np.repeat(levels[..., None], 3, axis=-1).astype(np.uint8))
+
+
+def black_and_white(width, height, seed=0):
+    levels = np.random.default_rng(seed).integers(0, 2, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(levels * np.uint8(255))
+
+
+@pytest.mark.parametrize("aspect", ["pad", "center", "squash", "published"])
+@pytest.mark.parametrize(
+    "size", [*SIZES, (1200, 800), (480, 480), (500, 7)], ids=lambda s: "x".join(map(str, s))
+)
+def test_the_fast_way_is_at_most_one_level_off(size, aspect):
+    views = plan_views(*size, "hd4", aspect)
+    num_values = num_off = 0
+    for image in (noise(*size), black_and_white(*size), checker(*size), checker(*size, period=3)):
+        exact = render_views(image, views, CLIP_PROCESSOR)
+        fast = render_views_fast(image, views, CLIP_PROCESSOR)
+        assert fast.shape == exact.shape
+        assert fast.dtype == exact.dtype
+        difference = np.abs(exact.astype(int) - fast)
+        assert difference.max() <= 1
+        num_values, num_off = num_values + difference.size, num_off + difference.sum()
+    assert num_off <= 0.1 * num_values
+
+
+def test_the_fast_way_knows_bicubic_alone():
+    with pytest.raises(ConfigError, match="bicubic"):
+        render_views_fast(noise(8, 8), plan_views(8, 8, "global", "pad"), Processor(resample=2))
 
 
 def test_the_published_whole_view_is_the_processor_on_the_picture():
@@ -94,6 +136,10 @@ def test_real_pictures_equal_the_reference_bit_for_bit(media_folder):
         views = plan_views(*image.size, "hd4", "pad")
         ours = normalize_views(render_views(image, views, CLIP_PROCESSOR), CLIP_PROCESSOR)
         np.testing.assert_array_equal(ours, reference_views(image, views), err_msg=name)
+        rendered = render_views(image, views, CLIP_PROCESSOR)
+        difference = np.abs(rendered.astype(int) - render_views_fast(image, views, CLIP_PROCESSOR))
+        assert difference.max() <= 1
+        assert 0 < difference.mean() < 0.02
 
 
 def test_the_processor_is_read_from_the_model_folder(tmp_path):

@@ -29,6 +29,7 @@ def tiny_spec(num_patches: int, width: int) -> FeatureSpec:
             alpha_background=(0, 0, 0),
             decoder="none",
         ),
+        resizer="none",
         image_views="hd4",
         aspect="pad",
         video=VideoRules(fps=1.0, uniform=None, max_frames=512, rule="even", backend="pyav", decoder="none"),

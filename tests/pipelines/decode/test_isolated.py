@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,16 @@ def test_media_follow_each_other_without_a_trace(decoder, clip):
     for data in (long, short, long):
         assert_same(decoder.render(data, MediumKind.IMAGE), data, MediumKind.IMAGE)
         assert_same(decoder.render(clip, MediumKind.VIDEO), clip, MediumKind.VIDEO)
+
+
+@pytest.mark.parametrize("changes", [{"preprocess": "fast"}, {"backend": "decord"}], ids=str)
+def test_libraries_that_are_loaded_late_are_there(clip, changes):
+    policy = replace(POLICY, **changes)
+    with IsolatedDecoder(policy, SHORT) as decoder:
+        for data, kind in ((make_picture(), MediumKind.IMAGE), (clip, MediumKind.VIDEO)):
+            ours, expected = decoder.render(data, kind), render_medium(data, kind, policy)
+            np.testing.assert_array_equal(ours.views, expected.views)
+            assert ours.report == expected.report
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import shutil
 import warnings
 
+import PIL
 import pytest
 from encodable_inputs import make_recipe, write_encoder
 from pydantic import BaseModel
@@ -16,6 +17,11 @@ from schemas.errors import MismatchError
 from schemas.feature import FeatureSpec
 
 SPEC = tiny_spec(16, 32)
+CHOSEN = {
+    "aspect": "squash",
+    "preprocess": "fast",
+    "video": {"fps": None, "uniform": 4, "rule": "reference"},
+}
 
 
 def describe(recipe):
@@ -81,6 +87,7 @@ def test_name_folder_and_batch_size_of_the_encoder_do_not_count(inputs, tmp_path
         {"views": {"image": "global"}},
         {"views": {"aspect": "published"}},
         {"views": {"video": {"fps": 2.0}}},
+        {"views": {"preprocess": "fast"}},
         {"views": {"video": {"fps": None, "uniform": 4}}},
         {"views": {"video": {"max_frames": 3}}},
     ],
@@ -95,6 +102,20 @@ def test_what_a_recipe_says_of_the_encoder_counts(inputs, changes):
     here = make_recipe(inputs)
     other = here.model_copy(update={"encoder": here.encoder.model_copy(update=changes)})
     assert describe(other).digest != describe(here).digest
+
+
+def test_the_rule_of_uniform_counts(inputs):
+    even, reference = (
+        make_recipe(inputs, views={"video": {"fps": None, "uniform": 4, "rule": rule}})
+        for rule in ("even", "reference")
+    )
+    assert describe(even).digest != describe(reference).digest
+
+
+def test_the_fast_way_names_who_resizes(inputs):
+    found = describe(make_recipe(inputs, views={"preprocess": "fast"}))
+    assert (found.preprocess, found.resizer.split()[0]) == ("fast", "torch")
+    assert describe(make_recipe(inputs)).resizer == f"pillow {PIL.__version__}"
 
 
 def test_other_weights_make_another_spec(inputs, tmp_path):
@@ -124,7 +145,7 @@ def test_all_differences_are_named():
 
 
 def test_settings_come_back_from_a_spec(inputs):
-    recipe = make_recipe(inputs, views={"aspect": "squash", "video": {"fps": None, "uniform": 4}})
+    recipe = make_recipe(inputs, views=CHOSEN)
     views, encoder = settings_of(describe(recipe), recipe.encoder.model)
     assert views == recipe.views
     again = recipe.model_copy(update={"encoder": encoder})
