@@ -6,7 +6,7 @@ SOURCES := schemas operators infra pipelines jobs tests
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-slow lint format lock clean
+.PHONY: demo test test-slow ceph lint format lock clean
 
 demo: .venv/installed
 	$(BIN)/onetoken demo
@@ -16,6 +16,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m "slow and not gpu" --timeout 3600
+
+# A real S3 server for the tests (Debian, root); where it cannot be had they run on a mock, and say so.
+ceph: .venv/installed
+	$(BIN)/python -m infra.s3_server install || echo "The S3 tests will run on moto."
 
 lint: .venv/installed
 	$(BIN)/ruff check .
