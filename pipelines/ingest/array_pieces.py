@@ -15,7 +15,6 @@ from typing import Final, NoReturn
 
 from pipelines.ingest.pieces import (
     CHUNK_BYTES,
-    MAX_ROW_BYTES,
     SPACES,
     Decode,
     Piece,
@@ -67,7 +66,7 @@ class ArrayCutter:
             piece = self._next(may_end, is_last)
             may_end = False
             if piece is not None:
-                self._place.row += piece.num_rows
+                self._place.pass_by(piece)
                 yield piece
 
     def _next(self, may_end: bool, is_last: bool) -> Piece | None:
@@ -171,8 +170,7 @@ class ArrayCutter:
             self._separator = learn_separator(self._data, spans[-2][1], self._end)
         if spans:
             return self._take(cut, cut + 1, spans)
-        if self._end > MAX_ROW_BYTES:
-            self._place.fail_too_long(self._offset + start - 1)
+        self._place.check_length(self._end - start, self._offset + start - 1)
         return None
 
     def _find_end(self, start: int, index: int) -> int:

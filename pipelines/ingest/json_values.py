@@ -8,6 +8,7 @@ decodes; and half of it otherwise: they are written again, and the quotes of tha
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
@@ -25,6 +26,8 @@ _DECODE_USUAL: Final = msgspec.json.Decoder(list[dict[str, _UsualCell]]).decode
 _DECODE: Final = msgspec.json.Decoder(list[object]).decode
 _DECODE_ROW: Final = msgspec.json.Decoder().decode
 _WRITE_INTO: Final = msgspec.json.Encoder().encode_into
+_LENGTH_OF_DICT: Final = cast("Callable[[object], int]", vars(dict)["__len__"])
+"""A TypeError for anything else."""
 _KEY: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(\s*:)?', re.DOTALL)
 _ESCAPED_QUOTE: Final = re.compile(rb'(?<!\\)(?:\\\\)*+\\"')
 _QUOTE: Final = ord('"')
@@ -123,7 +126,7 @@ def count_usual_strings(rows: list[dict[str, _UsualCell]]) -> int:
                     if any(type(text) is dict for text in cell):
                         return -1
     try:
-        return count + 2 * sum(map(dict.__len__, cast("chain[dict[str, str]]", chain.from_iterable(objects))))
+        return count + 2 * sum(map(_LENGTH_OF_DICT, chain.from_iterable(objects)))
     except TypeError:
         return -1
 

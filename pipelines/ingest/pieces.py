@@ -74,9 +74,19 @@ class Place:
             f"({self.row} rows before it are whole)"
         )
 
-    def fail_too_long(self, offset: int) -> NoReturn:
+    def check_length(self, num_bytes: int, offset: int) -> None:
         """Stop at a row over the limit."""
-        self.fail(offset, f"longer than {MAX_ROW_BYTES >> 20} MiB; a quote or bracket is missing")
+        if num_bytes > MAX_ROW_BYTES:
+            self.fail(offset, f"longer than {MAX_ROW_BYTES >> 20} MiB; a quote or bracket is missing")
+
+    def pass_by(self, piece: Piece) -> None:
+        """Go on to the first row behind a piece."""
+        if len(piece.text) > MAX_ROW_BYTES:
+            for start, end in piece.spans:
+                self.check_length(end - start, piece.offset + start)
+                self.row += 1
+        else:
+            self.row += piece.num_rows
 
 
 def try_decode(decode: Decode, text: memoryview | bytes) -> list[Any] | None:
@@ -134,12 +144,11 @@ def cut_lines(
         end = held if held < size else data.rfind(b"\n") + 1
         source.give_back(view[end:held])
         if not end:
-            if held > MAX_ROW_BYTES:
-                place.fail_too_long(offset)
+            place.check_length(held, offset)
             size *= 2
             continue
         piece = Piece(view[:end], offset, _decode_lines(view[:end], decode), split_lines)
-        place.row += piece.num_rows
+        place.pass_by(piece)
         if piece.num_rows:
             yield piece
         offset += end
