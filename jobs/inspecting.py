@@ -1,4 +1,4 @@
-"""`onetoken inspect`: a corpus, a shard, an item or a medium, in words."""
+"""`onetoken inspect`: a corpus, a shard or an item, in words; media are in `jobs.inspecting_medium`."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ import typer
 from infra.storage import LocalStorage, open_storage
 from infra.tar import Member, check_member, scan_tar
 from jobs.console import print_result
+from jobs.inspecting_medium import inspect_medium
 from jobs.options import JsonOption
 from jobs.totals import feature_lines, feature_values, ingest_lines, ingest_values, shard_lines, shard_values
-from schemas.errors import ConfigError, CorruptError, NotFoundError, SampleError
-from schemas.record import MediumKind
+from schemas.errors import ConfigError, CorruptError, NotFoundError
 
 Described = tuple[list[str], Mapping[str, object]]
 
@@ -34,9 +34,23 @@ def inspect_command(
         typer.Argument(metavar="PATH|URL", help="A corpus, a shard (.tar) or a medium.", show_default=False),
     ],
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="An item of the shard.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="Cut the views of a medium as this recipe says.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Write the views of a medium here, as PNG."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
+    path = Path(place)
+    if path.is_file() and path.suffix != ".tar" and key is None:
+        inspect_medium(path, recipe, out, as_json)
+        return
+    if recipe or out:
+        raise ConfigError(f"{place} is no picture or clip; --recipe and --out go with one")
     lines, values = describe(place, key)
     print_result(lines, as_json, values)
 
@@ -46,7 +60,6 @@ def describe(place: str, key: str | None) -> Described:
 
     Raises:
         ConfigError: when there is nothing, or a key goes with something else than a shard.
-        SampleError: for a medium that would be rejected, with the code.
     """
     path = Path(place)
     is_shard = path.is_file() and path.suffix == ".tar"
@@ -56,12 +69,7 @@ def describe(place: str, key: str | None) -> Described:
         return describe_corpus(place)
     if not path.is_file():
         raise ConfigError(f"nothing is at {path}; give a corpus folder, a shard (.tar), or a picture or clip")
-    if is_shard:
-        return describe_item(path, key) if key else describe_shard(path)
-    try:
-        return describe_medium(path.read_bytes(), path)
-    except SampleError as error:
-        raise SampleError(error.code, f"{path}: {error.message}") from error
+    return describe_item(path, key) if key else describe_shard(path)
 
 
 def describe_corpus(url: str) -> Described:
@@ -142,41 +150,6 @@ def describe_features(data: bytes) -> Described:
     ]
     shape = [len(header.views), header.num_patches, header.width]
     return lines, {"codec": header.codec, "shape": shape, "media": media, "mean_patch_norms": norms}
-
-
-def describe_medium(data: bytes, path: Path) -> Described:
-    """What the pipeline makes of a picture or clip.
-
-    Raises:
-        SampleError: when it would be rejected, with the code.
-    """
-    from operators.frames import FramePolicy, choose_times
-    from operators.image import read_image_facts
-    from operators.sniff import HEAD_BYTES, sniff_format
-    from operators.video import read_video_facts
-    from operators.views import plan_views
-
-    found = sniff_format(data[:HEAD_BYTES])
-    if found is not None and found.kind is MediumKind.VIDEO:
-        facts = read_video_facts(data)
-        times_s = choose_times(facts.duration_s, FramePolicy())
-        lines = [
-            f"{path}: {facts.format.extension} clip, {facts.width_px} x {facts.height_px} pixels, "
-            f"{facts.duration_s:.3f} s, {facts.num_packets} packets",
-            f"  at 1 fps: {len(times_s)} views at " + ", ".join(f"{time_s:g}" for time_s in times_s) + " s",
-        ]
-        size = {"width_px": facts.width_px, "height_px": facts.height_px, "duration_s": facts.duration_s}
-        return lines, {"kind": "video", "extension": facts.format.extension, "times_s": times_s} | size
-    image = read_image_facts(data)
-    views = plan_views(image.width_px, image.height_px, "hd4", "pad")
-    lines = [
-        f"{path}: {image.format.extension} picture, {image.width_px} x {image.height_px} pixels on display",
-        "  views of hd4, pad (left, top, width, height; outside the picture is fill):",
-        *(f"    {v.box.left}, {v.box.top}, {v.box.width}, {v.box.height}" for v in views),
-    ]
-    boxes = [[v.box.left, v.box.top, v.box.width, v.box.height] for v in views]
-    size = {"width_px": image.width_px, "height_px": image.height_px}
-    return lines, {"kind": "image", "extension": image.format.extension, "views": boxes} | size
 
 
 def _open_index(path: Path) -> dict[str, Member]:

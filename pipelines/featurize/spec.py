@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from operators.clip import VisionEncoder, load_encoder, read_processor
 from operators.codec import codec_named
 from operators.fast_resize import describe_resizer
-from operators.frames import FramePolicy
 from operators.image import DEFAULT_IMAGE_POLICY
 from operators.preprocess import Processor
 from operators.render import Preprocess, RenderPolicy
+from pipelines.decode.policy import rendering_of
 from schemas.errors import ConfigError, MismatchError
 from schemas.feature import (
     CodecIdentity,
@@ -55,18 +55,7 @@ def open_encoder(config: EncoderConfig) -> OpenedEncoder:
 
 def render_policy(views: ViewsConfig, opened: OpenedEncoder) -> RenderPolicy:
     """What decides the pixels of views."""
-    video = views.video
-    return RenderPolicy(
-        layout=views.image,
-        aspect=views.aspect,
-        processor=opened.processor,
-        image=DEFAULT_IMAGE_POLICY,
-        frames=FramePolicy(
-            fps=video.fps, uniform=video.uniform, max_frames=video.max_frames, rule=video.rule
-        ),
-        backend=video.backend,
-        preprocess=views.preprocess,
-    )
+    return rendering_of(views, opened.processor)
 
 
 def describe_spec(
