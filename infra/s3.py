@@ -13,19 +13,20 @@ stand there are its own, it counts as done.
 
 Listings and objects are never cached. The object holds its URL and nothing else: it travels to workers, and
 each process connects by itself, from its own environment. Costs: `replace` takes three requests, `put` two.
-Left out: sweeping the multipart uploads of processes that were killed.
+
+A process that is killed leaves its multipart uploads, which no listing shows and which take room.
+`sweep_unfinished` gives them up by age; a live writer that was slower than that fails and runs again.
 """
 
 import contextlib
 import os
-import random
 import re
 import threading
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from infra.s3_client import BROKEN_BODY, TRIES, Client, connect, named_failures, refusal_of
+from infra.s3_client import TRIES, Client, connect, named_failures, pause, read_object, refusal_of
 from infra.storage import SeekableFile, checked_path
 from schemas.errors import (
     ConfigError,
@@ -37,7 +38,7 @@ from schemas.errors import (
 
 PART_BYTES = 32 << 20
 MAX_PARTS: Final = 10_000
-CONFLICT_PAUSE_S: Final = 0.5
+UPLOADS_PER_PAGE = 1000
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
 
@@ -100,6 +101,17 @@ class S3Storage:
     def remove(self, path: str) -> None:
         self._call("delete_object", path, {})
 
+    def sweep_unfinished(self, min_age_s: float) -> list[str]:
+        swept: list[str] = []
+        for key, upload, age_s in self._list_uploads():
+            if age_s < min_age_s:
+                continue
+            with contextlib.suppress(NotFoundError), named_failures(f"s3://{self._bucket}/{key}"):
+                request = {"Bucket": self._bucket, "Key": key, "UploadId": upload}
+                self._client().call_s3("abort_multipart_upload", **request)
+                swept.append(key[self._start :])
+        return swept
+
     def list(self, folder: str) -> list[str]:
         prefix = f"{self._key(folder)}/"
         request: dict[str, object] = {"Bucket": self._bucket, "Prefix": prefix}
@@ -111,8 +123,32 @@ class S3Storage:
             if not page.get("IsTruncated"):
                 break
             request["ContinuationToken"] = page["NextContinuationToken"]
-        start = len(self._prefix) + 1 if self._prefix else 0
-        return sorted(key[start:] for key in found if not key.endswith("/"))
+        return sorted(key[self._start :] for key in found if not key.endswith("/"))
+
+    def _list_uploads(self) -> Iterator[tuple[str, str, float]]:
+        """Uploads in parts that were begun and not ended: key, identity, age by the server's clock."""
+        prefix = f"{self._prefix}/" if self._prefix else ""
+        request: dict[str, object] = {
+            "Bucket": self._bucket,
+            "Prefix": prefix,
+            "MaxUploads": UPLOADS_PER_PAGE,
+        }
+        while True:
+            with named_failures(f"s3://{self._bucket}/{prefix}"):
+                page = self._client().call_s3("list_multipart_uploads", **request)
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for upload in page.get("Uploads", []):
+                age_s = max(0.0, (now - upload["Initiated"]).total_seconds())  # `now` is whole seconds
+                yield upload["Key"], upload["UploadId"], age_s
+            if not page.get("IsTruncated"):
+                return
+            request["KeyMarker"] = page["NextKeyMarker"]
+            request["UploadIdMarker"] = page["NextUploadIdMarker"]
+
+    @property
+    def _start(self) -> int:
+        """Where paths begin in keys."""
+        return len(self._prefix) + 1 if self._prefix else 0
 
     def _swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
         if expected is None:
@@ -143,7 +179,7 @@ class S3Storage:
                     return True
             if refusal.status != 409:
                 return refusal.num_retries > 0 and self._holds(path, data)
-            time.sleep(random.uniform(0, CONFLICT_PAUSE_S * 2**attempt))  # noqa: S311
+            pause(attempt)
         raise StorageUnavailableError(
             f"{self._where(path)}: other writers were in the way {TRIES} times; run the command again"
         )
@@ -183,12 +219,7 @@ class S3Storage:
             return None
 
     def _read(self, path: str, start: int | None, end: int | None) -> bytes:
-        name = f"{self._bucket}/{self._key(path)}"
-        with named_failures(self._where(path)):
-            for _ in range(TRIES - 1):
-                with contextlib.suppress(*BROKEN_BODY):
-                    return self._client().cat_file(name, start=start, end=end, max_concurrency=1)
-            return self._client().cat_file(name, start=start, end=end, max_concurrency=1)
+        return read_object(self._client(), f"{self._bucket}/{self._key(path)}", start, end)
 
     def _call(self, method: str, path: str, arguments: Mapping[str, object]) -> dict[str, Any]:
         key = self._key(path)

@@ -6,13 +6,16 @@ Everything is set by the environment, as for every other S3 program (`AWS_ACCESS
 
 One policy of retries: botocore's own standard mode, `TRIES` tries of each request with exponential pauses
 and jitter (on lost connections, time-outs, 500, 502, 503, 504 and throttling). s3fs' second loop around it is
-off. Only a reply that breaks off in its body is outside that policy; who reads asks again.
+off. Only a reply that breaks off in its body is outside that policy; `read_object` asks again, as often and
+with pauses as long. Connecting, and waiting for the next bytes of a reply, have time-outs.
 
 Messages name the place, the server's code and the way out, never the server's own text.
 """
 
 import contextlib
 import os
+import random
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -27,6 +30,8 @@ from schemas.errors import ConfigError, FatalError, NotFoundError, PipelineError
 TRIES = 5
 CONNECT_TIMEOUT_S: Final = 10
 READ_TIMEOUT_S: Final = 60
+FIRST_PAUSE_S: Final = 1.0
+MAX_PAUSE_S: Final = 20.0
 
 BROKEN_BODY: Final = (
     aiohttp.ClientPayloadError,
@@ -130,6 +135,21 @@ def connect() -> Client:
             "AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is no address; write it as https://HOST:PORT"
         ) from error
     return client
+
+
+def read_object(client: Client, name: str, start: int | None = None, end: int | None = None) -> bytes:
+    """An object, or a range of it; failures are those of `named_failures`."""
+    with named_failures(f"s3://{name}"):
+        for attempt in range(TRIES - 1):
+            with contextlib.suppress(*BROKEN_BODY):
+                return client.cat_file(name, start=start, end=end, max_concurrency=1)
+            pause(attempt)
+        return client.cat_file(name, start=start, end=end, max_concurrency=1)
+
+
+def pause(attempt: int) -> None:
+    """Wait before another attempt; many processes that failed at once do not come back at once."""
+    time.sleep(random.uniform(0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))  # noqa: S311
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ pattern one HEAD and the LISTs of all below its longest fixed beginning. Nothing
 nor bytes. An object that is replaced while it is open is read as a mixture of both; callers compare states.
 """
 
-import contextlib
 import fnmatch
 import io
 import os
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from infra.files import FileState
 from infra.s3 import S3Storage
-from infra.s3_client import BROKEN_BODY, TRIES, Client, connect, named_failures
+from infra.s3_client import Client, connect, named_failures, read_object
 from schemas.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -84,13 +83,8 @@ class S3Files:
         }
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        """Bytes of an object; a reply that breaks off is asked for again."""
-        name = f"{self._bucket}/{self._key(path)}"
-        with named_failures(self._where(path)):
-            for _ in range(TRIES - 1):
-                with contextlib.suppress(*BROKEN_BODY):
-                    return self._client().cat_file(name, start=start, end=end, max_concurrency=1)
-            return self._client().cat_file(name, start=start, end=end, max_concurrency=1)
+        """Bytes of an object."""
+        return read_object(self._client(), f"{self._bucket}/{self._key(path)}", start, end)
 
     def _list(self, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
         request: dict[str, object] = {

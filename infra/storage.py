@@ -95,6 +95,12 @@ class Storage(Protocol):
         """Drop an object; one that is not there is no error."""
         ...
 
+    def sweep_unfinished(self, min_age_s: float) -> list[str]:
+        """Drop what writers that were killed left half written, if it is older than that by the storage's
+        clock; the paths of what was dropped. No finished object is touched.
+        """
+        ...
+
     def list(self, folder: str) -> list[str]:
         """Paths of all objects below a folder, sorted."""
         ...
@@ -223,6 +229,19 @@ class LocalStorage:
         target.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             target.parent.rmdir()
+
+    def sweep_unfinished(self, min_age_s: float) -> list[str]:
+        if not self._root.is_dir():
+            return []
+        with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, dir=self._root) as newest:
+            now = os.fstat(newest.fileno()).st_mtime
+        swept: list[str] = []
+        for path in sorted(self._root.rglob(f"{_TEMPORARY}*")):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and now - path.stat().st_mtime >= min_age_s:
+                    path.unlink()
+                    swept.append(path.relative_to(self._root).as_posix())
+        return swept
 
     def list(self, folder: str) -> list[str]:
         base = self.local_path(folder)

@@ -43,7 +43,7 @@ def scripted(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", script.url)
         monkeypatch.setattr(s3_client, "TRIES", 2)
         monkeypatch.setattr(s3, "TRIES", 2)
-        monkeypatch.setattr(s3, "CONFLICT_PAUSE_S", 0.0)
+        monkeypatch.setattr(s3_client, "MAX_PAUSE_S", 0.0)
         yield script
 
 
@@ -80,31 +80,6 @@ def test_a_corpus_is_committed_and_published(storage: S3Storage) -> None:
     with pytest.raises(ConflictError, match="somebody else"):
         publish_manifest(storage, manifest("three"), manifest("one"))
     assert load_manifest(storage) == manifest("two")
-
-
-def test_large_objects_go_in_parts(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
-    data = os.urandom(1 << 16) * 192
-    storage.put("large", io.BytesIO(data))
-    assert storage.read_bytes("large") == data
-    assert storage.read_range("large", (5 << 20) - 3, 6) == data[(5 << 20) - 3 : (5 << 20) + 3]
-    etag = s3_client.connect().call_s3("head_object", Bucket=BUCKET, Key=key_of(storage, "large"))["ETag"]
-    assert etag.strip('"').endswith("-3")
-
-
-def test_an_upload_that_fails_is_given_up(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Breaks(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
-            if self.tell():
-                raise OSError("no more")
-            return super().read(size)
-
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
-    with pytest.raises(OSError, match="no more"):
-        storage.put("large", Breaks(bytes(12 << 20)))
-    assert not storage.exists("large")
-    uploads = s3_client.connect().call_s3("list_multipart_uploads", Bucket=BUCKET, Prefix=key_of(storage, ""))
-    assert uploads.get("Uploads", []) == []
 
 
 def page(keys: list[str], more: str) -> Reply:
@@ -314,10 +289,6 @@ def test_a_process_ends_without_complaint_of_open_sessions(storage: S3Storage) -
     assert done.stdout.strip() == "b'x'"
     assert "Unclosed" not in done.stderr
     assert "ResourceWarning" not in done.stderr
-
-
-def key_of(storage: S3Storage, path: str) -> str:
-    return f"{storage.url}/{path}".removeprefix(f"s3://{BUCKET}/")
 
 
 def told_secrets(error: BaseException) -> list[str]:

@@ -1,8 +1,10 @@
 """The contract of storage, for every storage: whole or absent, one winner, nothing outside the root."""
 
 import io
+import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +143,44 @@ def test_listing_is_sorted_and_below_the_folder(storage: Storage) -> None:
     assert storage.list("nothing") == []
 
 
+def test_scratch_is_its_pieces_written_over_what_was_there(storage: Storage) -> None:
+    storage.write_scratch("notes/a", [b"before, and longer"])
+    storage.write_scratch("notes/a", [b"01", memoryview(b"23"), b""])
+    assert storage.read_bytes("notes/a") == b"0123"
+    storage.write_scratch("notes/none", [])
+    assert storage.read_bytes("notes/none") == b""
+
+
+def test_what_is_removed_is_gone_and_nothing_else(storage: Storage) -> None:
+    for name in ("notes/a", "notes/ab", "notes/a.b/c"):
+        storage.write_scratch(name, [b"x"])
+    storage.remove("notes/a")
+    storage.remove("notes/a")
+    storage.remove("nothing/at-all")
+    assert storage.list("notes") == ["notes/a.b/c", "notes/ab"]
+    storage.remove("notes/ab")
+    storage.remove("notes/a.b/c")
+    assert storage.list("notes") == []
+    with pytest.raises(FatalError, match="no path below"):
+        storage.remove("../a")
+
+
+def test_a_removed_name_can_be_created_again(storage: Storage) -> None:
+    assert storage.create("commits/a.json", b"1")
+    storage.remove("commits/a.json")
+    assert storage.create("commits/a.json", b"2")
+    assert storage.read_bytes("commits/a.json") == b"2"
+
+
+def test_a_sweep_leaves_what_is_finished(storage: Storage) -> None:
+    assert storage.sweep_unfinished(0.0) == []
+    storage.put("shards/a.tar", io.BytesIO(b"0123"))
+    assert storage.create("commits/a.json", b"1")
+    assert storage.sweep_unfinished(0.0) == []
+    assert storage.list("shards") == ["shards/a.tar"]
+    assert storage.exists("commits/a.json")
+
+
 def test_a_failed_write_leaves_nothing(storage: Storage) -> None:
     class Breaks(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -179,6 +219,18 @@ def test_a_failed_local_write_leaves_no_file_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no more"):
         LocalStorage(tmp_path).put("shards/a.tar", Breaks(b"0123"))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_local_writes_that_were_cut_short_are_swept_by_age(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put("b/1", io.BytesIO(b"x"))
+    for name, age_s in (("old", 90_000), ("new", 80_000)):
+        left = storage.local_path(f"b/.writing-{name}")
+        left.write_bytes(b"half")
+        moment = time.time() - age_s
+        os.utime(left, (moment, moment))
+    assert storage.sweep_unfinished(86_400) == ["b/.writing-old"]
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".writing-new", "1"]
 
 
 def test_unknown_schemes_are_refused() -> None:
