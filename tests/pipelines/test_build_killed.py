@@ -231,6 +231,31 @@ def read_command(process: Path) -> str:
         return ""
 
 
+def test_killed_children_change_no_byte(
+    builds: StartBuild, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = builds(tmp_path / "corpus", "processes")
+    seen: set[int] = set()
+
+    def has_new_child() -> bool:
+        children = {child for child in find_descendants(process.pid) if is_child(child, process.pid)}
+        seen.update(fresh := children - seen)
+        for child in sorted(fresh)[:1]:
+            killed.append(child)
+            os.kill(child, signal.SIGKILL)
+        return len(killed) == NUM_KILLS
+
+    killed: list[int] = []
+    wait_for(has_new_child, process)
+    assert len(killed) == NUM_KILLS
+    finish(process)
+    check_corpus(tmp_path / "corpus", undisturbed)
+
+
+def is_child(process: int, driver: int) -> bool:
+    return parent_of(Path("/proc") / str(process)) == driver
+
+
 @pytest.mark.ray
 def test_a_killed_ray_worker_changes_no_byte(
     builds: StartBuild, undisturbed: dict[str, bytes], tmp_path: Path
