@@ -13,6 +13,7 @@ from jobs.options import (
     JsonOption,
     RayAddressOption,
     RecipeArgument,
+    RereadOption,
     WorkersOption,
     open_engine,
     read_configuration,
@@ -23,10 +24,13 @@ from jobs.totals import (
     feature_values,
     ingest_lines,
     ingest_values,
+    probe_line,
+    probe_values,
     shard_lines,
     shard_values,
 )
 from pipelines.engine import Engine
+from schemas.errors import ConfigError
 from schemas.recipe import Recipe
 
 STAGES = ("ingest", "shard", "featurize")
@@ -52,11 +56,15 @@ def _command_of(stages: Sequence[str]) -> Callable[..., None]:
         engine: EngineOption = EngineName.SERIAL,
         workers: WorkersOption = None,
         ray_address: RayAddressOption = None,
+        reread: RereadOption = False,
         as_json: JsonOption = False,
     ) -> None:
+        if reread and "ingest" not in stages:
+            raise ConfigError("--reread goes with ingest and build: no other command looks for media")
         checked = read_configuration(recipe, Recipe)
         with Reporter() as reporter, open_engine(engine, ray_address, workers) as opened:
-            lines, values, status = run_stages(stages, checked, open_storage(corpus), opened, reporter)
+            storage = open_storage(corpus)
+            lines, values, status = run_stages(stages, checked, storage, opened, reporter, reread)
         print_result(lines, as_json, values)
         if status:
             raise typer.Exit(status)
@@ -65,7 +73,12 @@ def _command_of(stages: Sequence[str]) -> Callable[..., None]:
 
 
 def run_stages(
-    stages: Sequence[str], recipe: Recipe, storage: Storage, engine: Engine, reporter: Reporter
+    stages: Sequence[str],
+    recipe: Recipe,
+    storage: Storage,
+    engine: Engine,
+    reporter: Reporter,
+    reread: bool = False,
 ) -> tuple[list[str], dict[str, object], int]:
     """Run some of ingest, shard, featurize; return words, plain values and an exit status."""
     from pipelines.featurize.flow import featurize
@@ -77,9 +90,10 @@ def run_stages(
     status = 0
     for stage in stages:
         if stage == "ingest":
-            manifest = ingest(recipe, storage, engine, reporter)
-            lines += ingest_lines(manifest)
-            values |= ingest_values(manifest)
+            ingested = ingest(recipe, storage, engine, reporter, reread)
+            manifest = ingested.manifest
+            lines += [*ingest_lines(manifest), probe_line(ingested.probed)]
+            values |= ingest_values(manifest) | probe_values(ingested.probed)
             status, complaints = budget_status(manifest)
             for complaint in complaints:
                 reporter.say(complaint)

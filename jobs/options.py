@@ -41,6 +41,9 @@ WorkersOption = Annotated[
         "--workers", metavar="N", min=1, help="Workers at a time; by default as many as there are CPUs."
     ),
 ]
+RereadOption = Annotated[
+    bool, typer.Option("--reread", help="Read all media again, also files that look unchanged.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 

@@ -1,8 +1,9 @@
 """Totals in words and as plain values: what a data command ends with."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from pipelines.ingest.findings import ProbeCounts
 from schemas.corpus import FeatureSet, Manifest, SourceTotals
 
 OVER_BUDGET_STATUS = 3
@@ -32,28 +33,72 @@ def ingest_values(manifest: Manifest) -> dict[str, object]:
 
 
 def ingest_lines(manifest: Manifest) -> list[str]:
-    """Totals of ingest in words: one line per source, then the sum that must balance."""
-    lines = [_source_line(source) for source in manifest.sources]
+    """Totals of ingest in words: a table by source, then the sum that must balance."""
     read = sum(source.read for source in manifest.sources)
     written = sum(source.written for source in manifest.sources)
     rejected = sum(source.rejected for source in manifest.sources)
     not_taken = read - written - rejected
     balance = f"ingest: read {read} = written {written} + rejected {rejected}"
-    lines.append(balance + (f" + not taken {not_taken}" if not_taken else ""))
-    lines.append(
+    return [
+        *in_table(_SOURCE_COLUMNS, [_source_cells(source) for source in manifest.sources]),
+        *(line for source in manifest.sources for line in _source_notes(source)),
+        balance + (f" + not taken {not_taken}" if not_taken else ""),
         f"media: {manifest.num_media_uses} uses of {manifest.num_media} unique media, "
-        f"{in_mebibytes(manifest.num_media_bytes)}"
+        f"{in_mebibytes(manifest.num_media_bytes)}",
+    ]
+
+
+def probe_values(counts: ProbeCounts) -> dict[str, object]:
+    """What the probe did, as plain values."""
+    return {"media_read": counts.num_read, "media_unchanged": counts.num_unchanged}
+
+
+def probe_line(counts: ProbeCounts) -> str:
+    """What the probe did, in words."""
+    size = in_mebibytes(counts.num_bytes_read)
+    return (
+        f"probe: read {counts.num_read} media, {size}; {counts.num_unchanged} unchanged since they were read"
     )
-    return lines
 
 
-def _source_line(source: SourceTotals) -> str:
-    parts = [f"  {source.name}: read {source.read}, written {source.written}, rejected {source.rejected}"]
+def in_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows under titles, the first column to the left, the others to the right."""
+    cells = [titles, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in cells
+    ]
+
+
+_SOURCE_COLUMNS = ("source", "records", "examples", "rejected", "not taken", "media", "unique", "saved")
+
+
+def _source_cells(source: SourceTotals) -> tuple[str, ...]:
+    saved = source.num_media_bytes - source.num_unique_media_bytes
+    numbers = (
+        source.read,
+        source.written,
+        source.rejected,
+        source.read - source.taken,
+        source.num_media,
+        source.num_unique_media,
+    )
+    return (source.name, *(f"{number:,}" for number in numbers), in_mebibytes(saved))
+
+
+def _source_notes(source: SourceTotals) -> list[str]:
+    notes: list[str] = []
     if source.rejects:
-        parts.append(f" ({in_counts(source.rejects)})")
+        notes.append(f"  {source.name}: rejected {in_counts(source.rejects)}")
     if source.repairs:
-        parts.append(f"; repaired {in_counts(source.repairs)}")
-    return "".join(parts)
+        notes.append(f"  {source.name}: repaired {in_counts(source.repairs)}")
+    return notes
 
 
 def shard_values(manifest: Manifest) -> dict[str, object]:

@@ -92,6 +92,11 @@ def write_prompt(parts: Sequence[Part], tokenizer: Tokenizer, max_tokens: int) -
     return Prompt(tuple(token_ids), tuple(labels), tuple(fuse_mask))
 
 
+def count_placeholders(turns: Sequence[Turn]) -> int:
+    """How many media a conversation is about, by its text."""
+    return sum(len(_PLACEHOLDER.findall(turn.text)) for turn in turns)
+
+
 def place_media(turns: Sequence[Turn], num_media: int) -> list[list[str | int]]:
     """Each turn's text, outer white space dropped, with `MEDIUM_TOKEN` where a medium stands.
 

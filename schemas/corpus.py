@@ -12,7 +12,7 @@ from schemas.configuration import StrictModel
 from schemas.digest import SHORT, canonical_json, digest_of
 from schemas.record import Modality
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 POINTER_PATH: Final = "corpus.json"
 
 
@@ -54,12 +54,22 @@ class SourceTotals(StrictModel):
     """What became of the records of one source: read = written + rejected + not_taken."""
 
     name: str
+    files: dict[str, int]
+    """Rows of each annotation file."""
     read: int
     taken: int
-    written: int
-    rejected: int
+    written: int = 0
+    rejected: int = 0
     rejects: dict[str, int]
-    repairs: dict[str, int]
+    """By code."""
+    repairs: dict[str, int] = Field(default_factory=dict[str, int])
+    num_media: int = 0
+    """Uses of media by the examples."""
+    num_unique_media: int = 0
+    """Media of the items that the examples are about."""
+    num_media_bytes: int = 0
+    """Of all uses: what storing a medium with each example would take."""
+    num_unique_media_bytes: int = 0
     reject_budget: float
 
     @property
@@ -97,14 +107,17 @@ class FeatureSet(StrictModel):
 class Manifest(StrictModel):
     """Everything that a corpus holds at one moment."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     name: str
     ingest_digest: str
     """Digest of the parts of the recipe that decide examples and sample shards."""
     sources: list[SourceTotals]
     num_media: int
+    """Media stored; one that is part of two items is stored twice."""
     num_media_bytes: int
     num_media_uses: int
+    media_digest: str
+    """The same for the same set of items with media, whatever is said about them."""
     examples: list[ObjectEntry]
     media: list[ObjectEntry]
     quarantine: list[ObjectEntry]
@@ -136,7 +149,7 @@ class Manifest(StrictModel):
 class Pointer(StrictModel):
     """`corpus.json`: the only thing that is ever replaced."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     manifest: str
     """Path of the manifest in force."""
     sha256: str
@@ -149,7 +162,7 @@ class CommitRecord(StrictModel):
     shards) or yields (feature shards).
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     unit: str
     fingerprint: str
     """Digest of all that decides the unit's bytes."""

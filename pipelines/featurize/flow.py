@@ -13,7 +13,6 @@ from pipelines.engine import Engine, Progress, Resources, no_progress, run_in_or
 from pipelines.featurize.attention import pack_attention
 from pipelines.featurize.spec import describe_spec, open_encoder
 from pipelines.featurize.write import EncodeWorker, FeatureUnit
-from pipelines.ingest.plan import key_range
 from pipelines.shard.items import ItemTables, describe_medium
 from schemas.corpus import CommitRecord, FeatureSet, Leaf, Manifest, ObjectEntry, ShardEntry
 from schemas.digest import canonical_json, digest_of, sha256_hex
@@ -76,9 +75,9 @@ def list_units(storage: Storage, manifest: Manifest, spec: FeatureSpec) -> list[
 def fingerprint_features(tables: ItemTables, leaf: Leaf, spec: FeatureSpec) -> str:
     """Digest of all that decides the bytes of a feature shard."""
     media = [
-        [item.key, describe_medium(item.medium)]
-        for item in tables.read_items(*key_range(leaf.prefix))
-        if item.modality is leaf.modality and item.medium
+        [item.key, [describe_medium(medium) for medium in item.media]]
+        for item in tables.read_items(leaf.prefix)
+        if item.modality is leaf.modality
     ]
     return digest_of(["feature-shard", FEATURE_FORMAT, spec.digest, media])
 

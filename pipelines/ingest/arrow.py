@@ -1,16 +1,18 @@
 """The few calls of pyarrow that are used, with types: the library ships none."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import polars as pl
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
 
 _arrow: Any = pyarrow
 _parquet: Any = pyarrow.parquet
+_polars: Any = pl
 
 ARROW_ERRORS: Final[tuple[type[Exception], ...]] = (_arrow.ArrowException, OSError, UnicodeDecodeError)
 """What reading a damaged file raises; UnicodeDecodeError when bad UTF-8 becomes Python text."""
@@ -19,6 +21,9 @@ VALUE_ERRORS: Final[tuple[type[Exception], ...]] = (ValueError, OverflowError)
 """What one cell raises that Python has no value for: text that is no UTF-8, a date out of range."""
 
 ROWS_PER_GROUP: Final = 16_384
+
+_REPETITIVE: Final = frozenset({"source", "record_file", "modality", "kind", "extension", "code"})
+"""Columns of few different values; they are stored by number."""
 
 Values = dict[str, object]
 """A row by column."""
@@ -88,6 +93,17 @@ class Column:
         return self._column[index].as_py()
 
 
+def to_frame(table: Any) -> pl.DataFrame:  # noqa: ANN401 - pyarrow has no types
+    """An Arrow table as a frame."""
+    return pl.DataFrame(_polars.from_arrow(table))
+
+
+def to_table(frame: pl.DataFrame) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """A frame as an Arrow table, of the types that every reader of parquet knows."""
+    write: Any = frame.to_arrow
+    return write(compat_level=pl.CompatLevel.oldest())
+
+
 class TableSchema:
     """Columns of a table that this project writes: (name, Arrow type), none of them null."""
 
@@ -105,11 +121,13 @@ class TableSchema:
 
     def write(self, rows: Sequence[tuple[object, ...]]) -> bytes:
         """Rows as a parquet file: the same rows give the same bytes, with one release of Arrow."""
-        file = io.BytesIO()
         columns: list[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(self.names)
-        arrays = [
-            _arrow.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)
-        ]
+        return self.write_columns(dict(zip(self.names, columns, strict=True)))
+
+    def write_columns(self, columns: Mapping[str, Any]) -> bytes:
+        """Columns, as Arrow arrays or as sequences of values, as a parquet file."""
+        file = io.BytesIO()
+        arrays = [_as_array(columns[field.name], field.type) for field in self._schema]
         _parquet.write_table(
             _arrow.Table.from_arrays(arrays, schema=self._schema),
             file,
@@ -117,9 +135,15 @@ class TableSchema:
             version="2.6",
             data_page_version="1.0",
             compression="zstd",
-            compression_level=3,
-            use_dictionary=False,
+            compression_level=1,
+            use_dictionary=[name for name in self.names if name in _REPETITIVE],
             write_statistics=True,
             store_schema=False,
         )
         return file.getvalue()
+
+
+def _as_array(values: Any, kind: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+    if isinstance(values, (_arrow.Array, _arrow.ChunkedArray)):
+        return values if values.type == kind else values.cast(kind)
+    return _arrow.array(values, kind)

@@ -1,100 +1,269 @@
-"""Records and what the probe found become examples of items; a medium is one item, whoever names it.
+"""Grouping: the examples of a bucket of items are sorted by item and written, with the media of the items.
 
-Identical records of one source (same item, same text) are kept, told apart by an ordinal, or rejected
-where the recipe says `deduplicate`. Records are taken in the order of files and rows, which the probe's
-order of completion does not touch, so any engine gives the same examples.
+Rows come from every part, in no order that matters: they are sorted by item, id and place, so any engine
+gives the same tables. Identical records of a source have the same id at first; from the second on they get
+an id of their own, or are rejected where the recipe says `deduplicate`.
 
-All records of the corpus are held in memory here, with their raw rows: some 3 KB each.
+Narrow columns are sorted, compared and counted by polars; text is moved once, by Arrow, when its order is
+known. The only rows that Python sees one by one are those of repeated records. Memory is one bucket, some
+50,000 rows and twice their text.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
-from pipelines.ingest.probe import Finding, FoundMedium, MediumRequest, RejectedMedium, request_medium
-from pipelines.ingest.tables import ExampleRow, MediumRow
-from schemas.digest import canonical_json, sha256_hex
-from schemas.errors import RejectCode, SampleError
-from schemas.medium import item_key_of_media, item_key_of_text, modality_of
-from schemas.record import Record, Reject, Repair, example_id_of
+import numpy as np
+import polars as pl
+import pyarrow  # pyright: ignore[reportMissingTypeStubs]
+
+from infra.storage import Storage
+from pipelines.commit import put_object
+from pipelines.ingest.arrow import TableSchema, to_frame, to_table
+from pipelines.ingest.base import load_old_examples, load_old_media
+from pipelines.ingest.counts import SourceCounts, count_sources
+from pipelines.ingest.items import MODALITIES
+from pipelines.ingest.parts import empty_media, read_parts, split_keys
+from pipelines.ingest.plan import Bucket, PlannedItems, count_views, plan_bucket
+from pipelines.ingest.read import ReadPart
+from pipelines.ingest.tables import EXAMPLES, MEDIA, QUARANTINE, name_bucket
+from pipelines.scatter import Scattered, gather
+from schemas.corpus import ObjectEntry
+from schemas.errors import RejectCode
+from schemas.recipe import ShardLimits, ViewsConfig
+from schemas.record import MediumKind, Modality, begin_example_id, end_example_id
+
+_arrow: Any = pyarrow
+
+_DUPLICATE: Final = "an earlier record of the source is identical"
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedRecord:
-    """A record with the row that it was read from."""
+class RankedFile:
+    """An annotation file; its rank is its place among all files of the recipe.
 
-    record: Record
-    raw: bytes
+    By rank and row the first of identical records is told.
+    """
 
-
-@dataclass(slots=True)
-class Groups:
-    """What the records of all sources came to."""
-
-    examples: list[ExampleRow] = field(default_factory=list[ExampleRow])
-    media: dict[str, MediumRow] = field(default_factory=dict[str, MediumRow])
-    """By sha256."""
-    rejects: list[Reject] = field(default_factory=list[Reject])
-    repairs: dict[str, Counter[Repair]] = field(default_factory=dict[str, Counter[Repair]])
-    """Of the examples, by source."""
+    source: str
+    name: str
 
 
-def group_records(
-    parsed: Iterable[ParsedRecord],
-    findings: Mapping[MediumRequest, Finding],
-    deduplicated_sources: frozenset[str],
-) -> Groups:
-    """Examples, media and rejects of records that come in the order of their sources, files and rows."""
-    groups = Groups()
-    seen: Counter[tuple[str, str, str]] = Counter()
-    for one in parsed:
-        record = one.record
-        try:
-            found = _find_medium(record, findings)
-            example = _build_example(record, found, seen, record.source in deduplicated_sources)
-        except SampleError as error:
-            groups.rejects.append(Reject(record.source, record.locator, error.code, error.message, one.raw))
-            continue
-        groups.examples.append(example)
-        repairs = groups.repairs.setdefault(record.source, Counter())
-        repairs.update(record.repairs)
-        if found:
-            repairs.update([Repair.FOUND_BY_STEM] if found.is_by_stem else ())
-            row = MediumRow(found.facts, 1, record.source, found.location)
-            known = groups.media.get(found.facts.sha256)
-            groups.media[found.facts.sha256] = known.merged_with(row) if known else row
-    return groups
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """The tables of a bucket, and what is in them."""
+
+    bits: str
+    examples: ObjectEntry | None = None
+    media: ObjectEntry | None = None
+    quarantine: tuple[ObjectEntry, ...] = ()
+    sources: Mapping[str, SourceCounts] = field(default_factory=dict[str, SourceCounts])
+    trees: Mapping[Modality, Bucket] = field(default_factory=dict[Modality, Bucket])
+    num_media: int = 0
+    num_media_bytes: int = 0
+    num_media_uses: int = 0
+    key_sum: int = 0
+    """Of the keys of all items with media: the same for the same set of items, however it is cut."""
 
 
-def _find_medium(record: Record, findings: Mapping[MediumRequest, Finding]) -> FoundMedium | None:
-    request = request_medium(record)
-    if request is None:
-        return None
-    finding = findings[request]
-    if isinstance(finding, RejectedMedium):
-        raise SampleError(finding.code, finding.message)
-    return finding
+@dataclass(frozen=True, slots=True)
+class GroupWorker:
+    """Builds the grouping function inside a worker."""
+
+    storage: Storage
+    parts: tuple[ReadPart, ...]
+    files: tuple[RankedFile, ...]
+    part_files: tuple[int, ...]
+    """The file that each part was read from, by its place in `files`."""
+    deduplicated: frozenset[str]
+    """Sources that keep the first of identical records only."""
+    views: ViewsConfig
+    limits: ShardLimits
+    item_bits: int
+    old_examples: tuple[ObjectEntry, ...] = ()
+    """Tables that the rows are added to."""
+    old_media: tuple[ObjectEntry, ...] = ()
+
+    def build(self) -> Callable[[int], GroupResult]:
+        """See `Worker.build`."""
+        return lambda bucket: _BucketGrouper(self, bucket).group()
 
 
-def _build_example(
-    record: Record, found: FoundMedium | None, seen: Counter[tuple[str, str, str]], deduplicate: bool
-) -> ExampleRow:
-    conversation = canonical_json([[turn.role, turn.text] for turn in record.turns])
-    digest = sha256_hex(conversation)
-    item_key = item_key_of_media((found.facts.sha256,)) if found else item_key_of_text(digest)
-    identity = (record.source, item_key, digest)
-    occurrence = seen[identity]
-    if occurrence and deduplicate:
-        raise SampleError(RejectCode.DUPLICATE_RECORD, "an earlier record of the source is identical")
-    seen[identity] += 1
-    return ExampleRow(
-        example_id=example_id_of(record.source, item_key, record.turns, occurrence),
-        source=record.source,
-        record_file=record.locator.file,
-        record_row=record.locator.row,
-        record_id=record.record_id,
-        item_key=item_key,
-        modality=modality_of((found.facts.kind,) if found else ()),
-        num_chars=sum(len(turn.text) for turn in record.turns),
-        conversation=conversation,
+class _BucketGrouper:
+    """Groups one bucket."""
+
+    def __init__(self, worker: GroupWorker, bucket: int) -> None:
+        self._worker = worker
+        self._bucket = bucket
+        self._name = name_bucket(bucket, worker.item_bits)
+        self._bits = self._name if worker.item_bits else ""
+        self._files = pl.DataFrame(
+            {
+                "rank": pl.Series(range(len(worker.files)), dtype=pl.Int32),
+                "source": [file.source for file in worker.files],
+                "record_file": [file.name for file in worker.files],
+            }
+        )
+
+    def group(self) -> GroupResult:
+        """Read, sort, count and write the bucket."""
+        table = self._load_examples()
+        if table is None:
+            return GroupResult(bits=self._bits)
+        narrow = table.drop_columns(["conversation", "raw"])
+        index = to_frame(narrow).with_row_index("place")
+        kept, duplicates = self._settle_repeats(index.join(self._files, on="rank", how="left"), table)
+        uses = kept.group_by("item_key").agg(
+            pl.col("modality").first(), pl.len().cast(pl.Int64).alias("times_used")
+        )
+        media = _media_of_items(self._load_media(), uses)
+        items = _sum_items(uses, media, self._worker.views)
+        return GroupResult(
+            bits=self._bits,
+            examples=self._put("examples", self._name, EXAMPLES, _spell_examples(kept, table)),
+            media=self._put("media", self._name, MEDIA, _spell_media(media)),
+            quarantine=self._put_duplicates(duplicates, table),
+            sources=count_sources(kept, duplicates, items),
+            trees={one.modality: plan_bucket(one, self._bits, self._worker.limits) for one in _plan(items)},
+            num_media=len(media),
+            num_media_bytes=int(media["num_bytes"].sum()),
+            num_media_uses=int(media["times_used"].sum()),
+            key_sum=sum(map(int.from_bytes, items.filter(pl.col("num_media") > 0)["item_key"])),
+        )
+
+    def _load_examples(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Examples of the bucket with the rank of their file, and whether they were there before."""
+        worker = self._worker
+        new = self._gather([part.examples for part in worker.parts])
+        old = load_old_examples(worker.storage, worker.old_examples, self._bits)
+        tables: list[Any] = []
+        if new is not None:
+            tables.append(new.append_column("is_old", _arrow.array(np.zeros(len(new), dtype=np.bool_))))
+        if old is not None:
+            ranked = old.join(self._files, on=["source", "record_file"], how="left")
+            table = to_table(ranked.with_columns(is_old=pl.lit(value=True)))
+            schema = tables[0].schema if tables else None
+            tables.append(table.select(schema.names).cast(schema) if schema else table)
+        return _arrow.concat_tables(tables).combine_chunks() if tables else None
+
+    def _load_media(self) -> pl.DataFrame:
+        """Media of the items of the bucket, as often as parts name them."""
+        worker = self._worker
+        table = self._gather([part.media for part in worker.parts])
+        old = load_old_media(worker.storage, worker.old_media, self._bits)
+        named = empty_media()
+        if table is not None:
+            named = to_frame(table).join(self._files, on="rank", how="left")
+        return pl.concat([named, old], how="diagonal") if old is not None else named
+
+    def _gather(self, parts: Sequence[Scattered]) -> Any:  # noqa: ANN401 - pyarrow has no types
+        worker = self._worker
+        blobs = gather(worker.storage, parts, self._bucket)
+        return read_parts((worker.part_files[place], blob) for place, blob in blobs)
+
+    def _settle_repeats(self, index: pl.DataFrame, table: Any) -> tuple[pl.DataFrame, pl.DataFrame]:  # noqa: ANN401
+        """The examples that are kept, sorted, each with an id of its own, and those that are duplicates."""
+        is_deduplicated = pl.col("source").is_in(list(self._worker.deduplicated))
+        comes_late = is_deduplicated & ~pl.col("is_old")
+        ordered = index.sort("item_key", "example_id", comes_late, "rank", "row")
+        is_first = pl.col("example_id") != pl.col("example_id").shift(1)
+        ordered = ordered.with_columns(is_repeat=~is_first.fill_null(value=True))
+        if not ordered["is_repeat"].any():
+            return ordered, ordered.clear()
+        ordered = ordered.with_columns(occurrence=pl.col("place").cum_count().over("example_id") - 1)
+        is_duplicate = pl.col("is_repeat") & is_deduplicated
+        kept, duplicates = ordered.filter(~is_duplicate), ordered.filter(is_duplicate)
+        repeated = kept.filter(pl.col("is_repeat"))
+        texts = table.column("conversation").take(repeated["place"].to_arrow()).to_pylist()
+        names = repeated.select("source", "item_key", "occurrence").iter_rows()
+        ids = [
+            _name_repeat(source, key, occurrence, text)
+            for (source, key, occurrence), text in zip(names, texts, strict=True)
+        ]
+        named = repeated.with_columns(example_id=pl.Series(ids, dtype=pl.Binary))
+        firsts = kept.filter(~pl.col("is_repeat"))
+        return pl.concat([firsts, named]).sort("item_key", "example_id"), duplicates
+
+    def _put_duplicates(self, duplicates: pl.DataFrame, table: Any) -> tuple[ObjectEntry, ...]:  # noqa: ANN401
+        named = duplicates.with_columns(
+            pl.col("row").alias("record_row"),
+            pl.lit(RejectCode.DUPLICATE_RECORD.value).alias("code"),
+            pl.lit(_DUPLICATE).alias("message"),
+        ).sort("rank", "row")
+        groups = named.partition_by("source", maintain_order=True, as_dict=True)
+        return tuple(
+            self._put(
+                "quarantine",
+                f"{source}-duplicates-{self._name}",
+                QUARANTINE,
+                _columns_of(frame) | {"raw": table.column("raw").take(frame["place"].to_arrow())},
+            )
+            for (source,), frame in sorted(groups.items())
+        )
+
+    def _put(self, folder: str, name: str, schema: TableSchema, columns: Mapping[str, Any]) -> ObjectEntry:
+        num_rows = len(columns[schema.names[0]])
+        return put_object(
+            self._worker.storage, folder, name, "parquet", schema.write_columns(columns), num_rows
+        )
+
+
+def _name_repeat(source: str, item_key: bytes, occurrence: int, conversation: bytes) -> bytes:
+    return end_example_id(begin_example_id(source, item_key.hex(), occurrence), conversation)
+
+
+def _media_of_items(media: pl.DataFrame, uses: pl.DataFrame) -> pl.DataFrame:
+    """One row for each medium of each item, sorted, at the smallest of its places."""
+    return (
+        media.sort("item_key", "position", "source", "location")
+        .unique(["item_key", "position"], keep="first", maintain_order=True)
+        .join(uses.select("item_key", "times_used"), on="item_key", how="inner", maintain_order="left")
     )
+
+
+def _sum_items(uses: pl.DataFrame, media: pl.DataFrame, views: ViewsConfig) -> pl.DataFrame:
+    """All items, sorted, with number, bytes and views of their media."""
+    clips = media.filter(pl.col("kind") == MediumKind.VIDEO.value)
+    clip_views = [count_views(MediumKind.VIDEO, duration_s, views) for duration_s in clips["duration_s"]]
+    counted = clips.select("item_key", "position").with_columns(
+        clip_views=pl.Series(clip_views, dtype=pl.Int64)
+    )
+    picture_views = count_views(MediumKind.IMAGE, 0.0, views)
+    sums = (
+        media.join(counted, on=["item_key", "position"], how="left")
+        .with_columns(num_views=pl.col("clip_views").fill_null(picture_views))
+        .group_by("item_key")
+        .agg(pl.len().cast(pl.Int64).alias("num_media"), pl.col("num_bytes", "num_views").sum())
+    )
+    return uses.join(sums, on="item_key", how="left").fill_null(0).sort("item_key")
+
+
+def _plan(items: pl.DataFrame) -> Iterator[PlannedItems]:
+    for members in items.partition_by("modality"):
+        yield PlannedItems(
+            MODALITIES[int(members["modality"][0])],
+            split_keys(members["item_key"].to_arrow()),
+            members["num_bytes"].to_numpy(),
+            members["num_views"].to_numpy(),
+        )
+
+
+def _spell_examples(kept: pl.DataFrame, table: Any) -> dict[str, Any]:  # noqa: ANN401 - pyarrow has no types
+    """The columns of the table, names in words."""
+    names = [modality.value for modality in MODALITIES]
+    spelled = kept.with_columns(
+        pl.col("example_id", "item_key").bin.encode("hex"),
+        modality=pl.col("modality").replace_strict(range(len(names)), names, return_dtype=pl.String),
+        record_row=pl.col("row"),
+    )
+    conversations = table.column("conversation").take(kept["place"].to_arrow())
+    return _columns_of(spelled) | {"conversation": conversations}
+
+
+def _spell_media(media: pl.DataFrame) -> dict[str, Any]:
+    return _columns_of(media.with_columns(pl.col("item_key").bin.encode("hex")))
+
+
+def _columns_of(frame: pl.DataFrame) -> dict[str, Any]:
+    table = to_table(frame)
+    return dict(zip(table.column_names, table.columns, strict=True))

@@ -1,152 +1,160 @@
 """The probe: which file a record means, what its bytes are, and what their header says.
 
-A unit is a batch of requests, distinct ones, so that a medium that a thousand records name is read once.
-Each is read whole once, for its sha256 and its header together. Pixels are not decoded (but the first
-frame of a clip is): damage inside shows when features are made, under the same codes.
+A unit is a bucket of references, distinct ones, so that a medium that a thousand records name is read once.
+Each is read whole once, for its sha256 and its header together, and only if it is not what an earlier run has
+seen. Pixels are not decoded: damage inside shows when features are made, under the same codes.
+
+Findings go back to where they were asked for: a blob for each range of rows, in the order of its references.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
 
-from operators.image import read_image_facts
-from operators.sniff import HEAD_BYTES, sniff_format
-from operators.video import read_video_facts
+import xxhash
+
+from infra.storage import Storage
+from pipelines.ingest.collection import no_collection
+from pipelines.ingest.facts import read_facts
+from pipelines.ingest.findings import (
+    Finding,
+    ProbeCounts,
+    RejectedMedium,
+    describe_found,
+    pack_findings,
+    unpack_references,
+)
 from pipelines.ingest.media import MediaReader, MediaSource
-from schemas.digest import sha256_hex
-from schemas.errors import RejectCode, SampleError
-from schemas.medium import MediumFacts
-from schemas.record import MediumKind, MediumReference, Record
+from pipelines.ingest.probe_cache import CachedFinding, Place, ProbeCache
+from pipelines.scatter import Scattered, read_blob, scatter
+from schemas.errors import SampleError
+from schemas.record import MediumReference
 
-FILES_PER_UNIT: Final = 64
-EMBEDDED_PER_UNIT: Final = 1024
-"""Rows of a parquet file share row groups; larger units read fewer of them twice."""
+FILES: Final = "files"
+"""Group of the cache that findings of files are in."""
+_HASH_BITS: Final = 64
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class MediumRequest:
-    """A medium as the records of a source name it."""
+@dataclass(frozen=True, slots=True)
+class AskingRange:
+    """A range of rows, and the media that it asks for."""
 
     source: str
-    path: str
-    """As the record spells it, or `FILE#ROW` for a medium that stands in the row."""
-    kind: MediumKind
-    by_stem: bool
+    references: Scattered
 
 
 @dataclass(frozen=True, slots=True)
-class FoundMedium:
-    """Where a requested medium is, and what it is."""
+class ProbeResult:
+    """What a unit found."""
 
-    location: str
-    facts: MediumFacts
-    is_by_stem: bool = False
-    """The record gives another extension, and there is no such file."""
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedMedium:
-    """Why a requested medium cannot be used."""
-
-    code: RejectCode
-    message: str
-
-
-Finding = FoundMedium | RejectedMedium
-ProbeUnit = tuple[MediumRequest, ...]
+    findings: Scattered
+    cache_slot: tuple[str, str]
+    """Group and bits of the cache that the unit brought up to date."""
+    cached: str | None
+    """The object that the cache holds there now."""
+    counts: ProbeCounts
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeWorker:
-    """Builds the probing function inside a worker."""
+    """Builds the function that probes a bucket of references inside a worker."""
 
+    storage: Storage
+    scratch: str
     sources: tuple[MediaSource, ...]
+    asking: tuple[AskingRange, ...]
+    request_bits: int
+    cache: ProbeCache
 
-    def build(self) -> Callable[[ProbeUnit], tuple[Finding, ...]]:
+    def build(self) -> Callable[[int], ProbeResult]:
         """See `Worker.build`."""
-        reader = MediaReader(self.sources)
+        media = MediaReader(self.sources)
 
-        def probe_all(unit: ProbeUnit) -> tuple[Finding, ...]:
-            return tuple(probe_medium(reader, request) for request in unit)
+        def probe_bucket(bucket: int) -> ProbeResult:
+            bits = f"{bucket:0{self.request_bits}b}" if self.request_bits else ""
+            probe = FileProbe(media, self.cache.read(FILES, bits))
+            blobs: list[bytes] = []
+            with no_collection():
+                for asking in self.asking:
+                    references = unpack_references(read_blob(self.storage, asking.references, bucket))
+                    blobs.append(pack_findings([probe.find(asking.source, named) for named in references]))
+            findings = scatter(self.storage, f"{self.scratch}/findings-{bucket:06d}", blobs)
+            cached = self.cache.write(FILES, bits, probe.seen.values())
+            return ProbeResult(findings, (FILES, bits), cached, probe.counts)
 
-        return probe_all
-
-
-def request_medium(record: Record) -> MediumRequest | None:
-    """The request for the medium of a record, if it has one."""
-    if not record.media:
-        return None
-    (reference,) = record.media
-    path = str(record.locator.file) + f"#{record.locator.row}" if reference.path is None else reference.path
-    return MediumRequest(record.source, path, reference.kind, reference.by_stem)
-
-
-def plan_probes(requests: Iterable[MediumRequest], embedded_sources: frozenset[str]) -> list[ProbeUnit]:
-    """Batches of the distinct requests, neighbours together."""
-    units: list[ProbeUnit] = []
-    for source, group in groupby(sorted(set(requests), key=_neighbours_together), lambda item: item.source):
-        members = tuple(group)
-        size = EMBEDDED_PER_UNIT if source in embedded_sources else FILES_PER_UNIT
-        units += [members[start : start + size] for start in range(0, len(members), size)]
-    return units
+        return probe_bucket
 
 
-def probe_medium(reader: MediaReader, request: MediumRequest) -> Finding:
-    """Find, read and describe one medium."""
-    reference = MediumReference(request.kind, request.path, by_stem=request.by_stem)
+@dataclass(slots=True)
+class FileProbe:
+    """Looks at media, each once."""
+
+    media: MediaReader
+    seen: dict[Place, CachedFinding]
+    """What is known of files, by where they are."""
+    counts: ProbeCounts = field(default_factory=ProbeCounts)
+    _answers: dict[tuple[str, MediumReference], Finding] = field(
+        default_factory=dict[tuple[str, MediumReference], Finding]
+    )
+
+    def find(self, source: str, reference: MediumReference) -> Finding:
+        """Find, read and describe one medium."""
+        asked = (source, reference)
+        if asked not in self._answers:
+            self._answers[asked] = self._find(source, reference)
+        return self._answers[asked]
+
+    def _find(self, source: str, reference: MediumReference) -> Finding:
+        try:
+            location = self.media.find(source, reference)
+            finding = self._look(source, location, reference)
+        except SampleError as error:
+            return RejectedMedium(error.code, error.message)
+        if isinstance(finding, RejectedMedium):
+            return finding
+        is_by_stem = not reference.by_stem and _name(location) != _name(str(reference.path))
+        return describe_found(location, finding.facts, is_by_stem)
+
+    def _look(self, source: str, location: str, reference: MediumReference) -> Finding:
+        """What is at a location, from the cache if the file is the same."""
+        state = self.media.state(source, location)
+        place = (self.media.root_of(source), location, reference.kind)
+        known = self.seen.get(place)
+        if known is not None and known.holds_for(state):
+            self.counts += ProbeCounts(num_unchanged=1)
+            return known.finding
+        finding, num_bytes = self._read(source, location, reference)
+        self.counts += ProbeCounts(num_read=1, num_bytes_read=num_bytes)
+        number = request_hash(source, reference)
+        self.seen[place] = CachedFinding(number, *place, state.num_bytes, state.mtime_ns, state.etag, finding)
+        return finding
+
+    def _read(self, source: str, location: str, reference: MediumReference) -> tuple[Finding, int]:
+        try:
+            data = self.media.read(source, location, reference.kind)
+        except SampleError as error:
+            return RejectedMedium(error.code, error.message), 0
+        return describe_bytes(data, reference, location), len(data)
+
+
+def describe_bytes(data: bytes, reference: MediumReference, location: str) -> Finding:
+    """The finding of a medium whose bytes are at hand."""
     try:
-        location = reader.find(request.source, reference)
-    except SampleError as error:
-        return RejectedMedium(error.code, error.message)
-    try:
-        facts = read_facts(reader.read(request.source, location, request.kind), request.kind)
+        return describe_found(location, read_facts(data, reference.kind))
     except SampleError as error:
         return RejectedMedium(error.code, f"{location!r}: {error.message}")
-    has_other_name = PurePosixPath(location).name != PurePosixPath(request.path).name
-    return FoundMedium(location, facts, has_other_name and not request.by_stem)
 
 
-def read_facts(data: bytes, kind: MediumKind) -> MediumFacts:
-    """Digest, kind, size and duration of an encoded medium.
-
-    Raises:
-        SampleError: EMPTY_FILE, UNKNOWN_FORMAT, WRONG_KIND, and what the header parsers find.
-    """
-    if not data:
-        raise SampleError(RejectCode.EMPTY_FILE, "the file has no bytes")
-    medium_format = sniff_format(data[:HEAD_BYTES])
-    if medium_format is None:
-        raise SampleError(RejectCode.UNKNOWN_FORMAT, f"no known format starts with {data[:8]!r}")
-    if medium_format.kind is not kind:
-        message = f"the record wants {kind.value}, the bytes are {medium_format.kind.value}"
-        raise SampleError(RejectCode.WRONG_KIND, f"{message} ({medium_format.extension})")
-    if kind is MediumKind.IMAGE:
-        image = read_image_facts(data)
-        size_px, duration_s = (image.width_px, image.height_px), 0.0
-    else:
-        video = read_video_facts(data)
-        size_px, duration_s = (video.width_px, video.height_px), video.duration_s
-    return MediumFacts(sha256_hex(data), kind, medium_format.extension, len(data), *size_px, duration_s)
+def request_hash(source: str, reference: MediumReference) -> int:
+    """64 bits that spread the media of all sources evenly."""
+    return xxhash.xxh3_64_intdigest(f"{source}\0{reference.path}".encode("utf-8", "surrogatepass"))
 
 
-def collect_findings(
-    units: Sequence[ProbeUnit], results: Sequence[tuple[Finding, ...]]
-) -> dict[MediumRequest, Finding]:
-    """What was found, by request."""
-    return {
-        request: finding
-        for unit, findings in zip(units, results, strict=True)
-        for request, finding in zip(unit, findings, strict=True)
-    }
+def request_bucket(source: str, reference: MediumReference, bits: int) -> int:
+    """The bucket that a reference belongs to."""
+    return request_hash(source, reference) >> (_HASH_BITS - bits)
 
 
-def _neighbours_together(request: MediumRequest) -> tuple[str, str, int, MediumRequest]:
-    """Sort key: by source and file, rows of a parquet file by number."""
-    file, _, row = request.path.rpartition("#")
-    return (
-        (request.source, file, int(row), request)
-        if row.isdecimal()
-        else (request.source, request.path, 0, request)
-    )
+def _name(path: str) -> str:
+    return PurePosixPath(path).name

@@ -1,10 +1,9 @@
 """What the quarantine of a corpus holds: by source and code, how many, and the first of each.
 
-Counted by polars over the parquet files, one source after the other; what comes back is a few rows, however
-many records were rejected.
+Counted by polars, one file after the other; what is held is one file and a few rows, however many records
+were rejected.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -34,18 +33,25 @@ def group_rejects(storage: Storage, manifest: Manifest) -> list[RejectGroup]:
     Raises:
         CorruptError: when a quarantine file is not as it was written.
     """
-    return [group for entry in manifest.quarantine for group in _group(read_object(storage, entry))]
-
-
-def _group(data: bytes) -> Iterator[RejectGroup]:
-    columns = ["source", "code", "record_file", "record_row", "message"]
-    first = pl.col("record_file", "record_row", "message").first()
+    if not manifest.quarantine:
+        return []
+    counted = pl.concat([_count(read_object(storage, entry)) for entry in manifest.quarantine])
+    place = ["record_file", "record_row"]
     grouped = (
-        pl.read_parquet(BytesIO(data), columns=columns)
-        .sort("source", "record_file", "record_row")
+        counted.sort("source", *place)
         .group_by("source", "code", maintain_order=True)
-        .agg(pl.len().cast(pl.Int64).alias("count"), first)
+        .agg(pl.col("count").sum(), pl.col(*place, "message").first())
         .sort(["source", "count", "code"], descending=[False, True, False])
     )
-    for row in grouped.iter_rows(named=True):
-        yield RejectGroup(**row)
+    return [RejectGroup(**row) for row in grouped.iter_rows(named=True)]
+
+
+def _count(data: bytes) -> pl.DataFrame:
+    """One row for each source and code of a file, with the first of them."""
+    place = ["record_file", "record_row"]
+    return (
+        pl.read_parquet(BytesIO(data), columns=["source", "code", *place, "message"])
+        .sort("source", *place)
+        .group_by("source", "code", maintain_order=True)
+        .agg(pl.len().cast(pl.Int64).alias("count"), pl.col(*place, "message").first())
+    )

@@ -2,17 +2,18 @@
 alone.
 
 Rows are sorted and writer settings are fixed, so any engine and any number of workers give the same
-files. A large table is cut by the leading hex digits of its keys, as many as keep a file near
-`ROWS_PER_FILE`, so that a changed text rewrites one small file.
+files. Tables by item are cut by the leading bits of the item key, as the shard plan is, into as many files as
+keep one near `ROWS_PER_FILE`; a changed text rewrites one small file. A file is named by its bits.
+
+The table of media has a row for each medium of each item: what a shard stores. A medium that is an item by
+itself and part of another stands there twice, and is stored twice.
 """
 
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, Final
 
 from infra.storage import Storage
@@ -27,7 +28,7 @@ ROWS_PER_FILE: Final = 50_000
 WHOLE_TABLE: Final = "all"
 """Name of a table that is one file."""
 
-_EXAMPLES: Final = TableSchema(
+EXAMPLES: Final = TableSchema(
     ("example_id", "string"),
     ("source", "string"),
     ("record_file", "string"),
@@ -38,7 +39,9 @@ _EXAMPLES: Final = TableSchema(
     ("num_chars", "int32"),
     ("conversation", "binary"),
 )
-_MEDIA: Final = TableSchema(
+MEDIA: Final = TableSchema(
+    ("item_key", "string"),
+    ("position", "int32"),
     ("sha256", "string"),
     ("kind", "string"),
     ("extension", "string"),
@@ -50,7 +53,7 @@ _MEDIA: Final = TableSchema(
     ("source", "string"),
     ("location", "string"),
 )
-_QUARANTINE: Final = TableSchema(
+QUARANTINE: Final = TableSchema(
     ("source", "string"),
     ("record_file", "string"),
     ("record_row", "int64"),
@@ -76,43 +79,29 @@ class ExampleRow:
     """Canonical JSON: [["human", "..."], ["gpt", "..."], ...]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MediumRow:
-    """One medium: what it is, how many examples are about it, and where its bytes were found."""
+    """One medium of an item: what it is, how many examples are about it, and where its bytes were found."""
 
+    item_key: str
+    position: int
+    """Among the media of the item, from 0."""
     facts: MediumFacts
     times_used: int
+    """Examples of the item."""
     source: str
     location: str
     """Path below the media root of the source, or `FILE#ROW`, the file named as in a locator; of several
     places, the smallest pair."""
 
-    def merged_with(self, other: "MediumRow") -> "MediumRow":
-        """The row of a medium that more examples are about."""
-        source, location = min((self.source, self.location), (other.source, other.location))
-        return MediumRow(self.facts, self.times_used + other.times_used, source, location)
 
-
-def write_examples(storage: Storage, examples: Iterable[ExampleRow]) -> list[ObjectEntry]:
-    """Store the table of examples, sorted by item and example."""
-    rows = sorted(examples, key=lambda row: (row.item_key, row.example_id))
-    keyed = [(row.item_key, _example_values(row)) for row in rows]
-    return _write_by_key(storage, "examples", _EXAMPLES, keyed)
-
-
-def write_media(storage: Storage, media: Iterable[MediumRow]) -> list[ObjectEntry]:
-    """Store the table of media, sorted by sha256."""
-    keyed = sorted(((row.facts.sha256, _medium_values(row)) for row in media), key=itemgetter(0))
-    return _write_by_key(storage, "media", _MEDIA, keyed)
-
-
-def write_quarantine(storage: Storage, rejects: Iterable[Reject]) -> list[ObjectEntry]:
-    """Store the rejects, one file per source that has any, sorted by where they stand."""
-    rows = sorted(rejects, key=lambda reject: (reject.source, reject.locator))
-    return [
-        _put(storage, "quarantine", source, _QUARANTINE, [_reject_values(reject) for reject in group])
-        for source, group in groupby(rows, key=lambda reject: reject.source)
+def put_rejects(storage: Storage, name: str, rejects: Sequence[Reject]) -> ObjectEntry:
+    """Store rejects of one source, in the order of their places."""
+    rows = [
+        (reject.source, reject.locator.file, reject.locator.row, reject.code, reject.message, reject.raw)
+        for reject in rejects
     ]
+    return put_object(storage, "quarantine", name, "parquet", QUARANTINE.write(rows), len(rows))
 
 
 def read_examples(storage: Storage, entry: ObjectEntry) -> Iterator[ExampleRow]:
@@ -121,7 +110,7 @@ def read_examples(storage: Storage, entry: ObjectEntry) -> Iterator[ExampleRow]:
     Raises:
         CorruptError: when the file is not as it was written.
     """
-    for values in _read(storage, entry, _EXAMPLES):
+    for values in _read(storage, entry, EXAMPLES):
         values["modality"] = Modality(values["modality"])
         yield ExampleRow(**values)
 
@@ -133,10 +122,9 @@ def read_media(storage: Storage, entry: ObjectEntry) -> Iterator[MediumRow]:
         CorruptError: when the file is not as it was written.
     """
     names = [field.name for field in dataclasses.fields(MediumFacts)]
-    for values in _read(storage, entry, _MEDIA):
+    for values in _read(storage, entry, MEDIA):
         values["kind"] = MediumKind(values["kind"])
-        facts = MediumFacts(**{name: values[name] for name in names})
-        yield MediumRow(facts, values["times_used"], values["source"], values["location"])
+        yield MediumRow(facts=MediumFacts(**{name: values.pop(name) for name in names}), **values)
 
 
 def read_quarantine(storage: Storage, entry: ObjectEntry) -> Iterator[Reject]:
@@ -145,33 +133,28 @@ def read_quarantine(storage: Storage, entry: ObjectEntry) -> Iterator[Reject]:
     Raises:
         CorruptError: when the file is not as it was written.
     """
-    for values in _read(storage, entry, _QUARANTINE):
+    for values in _read(storage, entry, QUARANTINE):
         locator = Locator(values["record_file"], values["record_row"])
         yield Reject(values["source"], locator, values["code"], values["message"], values["raw"])
 
 
-def count_digits(num_rows: int) -> int:
-    """How many leading hex digits of a key name the file that its row is in."""
-    digits = 0
-    while num_rows > ROWS_PER_FILE << (4 * digits):
-        digits += 1
-    return digits
+def choose_item_bits(num_rows: int) -> int:
+    """How many leading bits of a key name the file that its rows are in."""
+    bits = 0
+    while num_rows > ROWS_PER_FILE << bits:
+        bits += 1
+    return bits
 
 
-def _write_by_key(
-    storage: Storage, folder: str, schema: TableSchema, keyed: Sequence[tuple[str, tuple[object, ...]]]
-) -> list[ObjectEntry]:
-    digits = count_digits(len(keyed))
-    return [
-        _put(storage, folder, name or WHOLE_TABLE, schema, [values for _, values in group])
-        for name, group in groupby(keyed, key=lambda pair: pair[0][:digits])
-    ]
+def name_bucket(bucket: int, bits: int) -> str:
+    """The name of the file of a bucket: its bits."""
+    return f"{bucket:0{bits}b}" if bits else WHOLE_TABLE
 
 
-def _put(
-    storage: Storage, folder: str, name: str, schema: TableSchema, rows: list[tuple[object, ...]]
-) -> ObjectEntry:
-    return put_object(storage, folder, name, "parquet", schema.write(rows), len(rows))
+def prefix_of(entry: ObjectEntry) -> str:
+    """The bits that all keys in a file begin with."""
+    name = entry.path.rpartition("/")[2].partition("-")[0]
+    return "" if name == WHOLE_TABLE else name
 
 
 def _read(storage: Storage, entry: ObjectEntry, schema: TableSchema) -> Iterator[dict[str, Any]]:
@@ -183,18 +166,3 @@ def _read(storage: Storage, entry: ObjectEntry, schema: TableSchema) -> Iterator
             yield from file.rows()
     except ARROW_ERRORS as error:
         raise CorruptError(f"{storage.url}/{entry.path} is no parquet file: {error}") from error
-
-
-def _example_values(row: ExampleRow) -> tuple[object, ...]:
-    return tuple(getattr(row, name) for name in _EXAMPLES.names)
-
-
-def _medium_values(row: MediumRow) -> tuple[object, ...]:
-    facts = row.facts
-    size = (facts.num_bytes, facts.width_px, facts.height_px, facts.duration_s)
-    return (facts.sha256, facts.kind.value, facts.extension, *size, row.times_used, row.source, row.location)
-
-
-def _reject_values(reject: Reject) -> tuple[object, ...]:
-    place = reject.locator
-    return (reject.source, place.file, place.row, str(reject.code), reject.message, reject.raw)

@@ -6,12 +6,13 @@ nothing is copied but these rests, and what reads a file and what unpacks one lo
 
 import io
 from collections import deque
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 REMOTE_BLOCK_BYTES: Final = 8 << 20
 """Of a file that is not here: a request costs as much time as some megabytes."""
 
 
+@runtime_checkable
 class Readable(Protocol):
     """What can be read forward into a buffer."""
 

@@ -11,7 +11,6 @@ from infra.storage import Storage
 from pipelines.commit import find_commit, load_manifest, publish_manifest
 from pipelines.engine import Engine, Progress, no_progress, run_in_order
 from pipelines.ingest.media import locate_media
-from pipelines.ingest.plan import key_range
 from pipelines.shard.items import ItemTables, digest_item, fingerprint_shard
 from pipelines.shard.write import ShardUnit, ShardWorker, unit_name
 from schemas.corpus import CommitRecord, Leaf, Manifest, ShardEntry
@@ -50,7 +49,7 @@ def list_units(storage: Storage, manifest: Manifest) -> list[ShardUnit]:
 
 
 def _digest_items(tables: ItemTables, leaf: Leaf) -> list[str]:
-    found = tables.read_items(*key_range(leaf.prefix))
+    found = tables.read_items(leaf.prefix)
     return [digest_item(item) for item in found if item.modality is leaf.modality]
 
 

@@ -1,7 +1,7 @@
 """Items, put together from the tables of examples and media.
 
-Both tables are sorted by key and cut by its leading digits, so the items of a range of keys are found by
-reading the files that overlap it; a worker keeps the last of each.
+Both tables are sorted by key and cut by its leading bits, so the items below a prefix are found by reading
+the files that overlap it; a worker keeps the last of each.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,29 +10,30 @@ from itertools import groupby
 from typing import Final
 
 from infra.storage import Storage
-from pipelines.ingest.tables import WHOLE_TABLE, ExampleRow, MediumRow, read_examples, read_media
+from pipelines.ingest.plan import key_range
+from pipelines.ingest.tables import ExampleRow, MediumRow, prefix_of, read_examples, read_media
 from schemas.corpus import Manifest, ObjectEntry
 from schemas.digest import digest_of
 from schemas.errors import CorruptError
-from schemas.medium import item_key_of_media
+from schemas.medium import modality_of
 from schemas.record import Modality
 
-SHARD_FORMAT: Final = 1
+SHARD_FORMAT: Final = 2
 """Version of what a sample shard holds; part of every fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One medium, or none, with all its examples, sorted by id."""
+    """Some media, or none, with all examples about them, sorted by id."""
 
     key: str
     modality: Modality
-    medium: MediumRow | None
+    media: tuple[MediumRow, ...]
     examples: tuple[ExampleRow, ...]
 
 
 class ItemTables:
-    """Reads items of a manifest by ranges of keys."""
+    """Reads items of a manifest by prefixes of their keys."""
 
     def __init__(self, storage: Storage, manifest: Manifest) -> None:
         self._storage = storage
@@ -40,34 +41,43 @@ class ItemTables:
         self._examples: tuple[str, list[ExampleRow]] = ("", [])
         self._media: tuple[str, list[MediumRow]] = ("", [])
 
-    def read_items(self, first: str, last: str) -> Iterator[Item]:
-        """Items with first <= key <= last, sorted by key.
+    def read_items(self, prefix: str) -> Iterator[Item]:
+        """Items whose keys begin with these bits, sorted by key.
 
         Raises:
             CorruptError: when the tables are damaged or do not fit each other.
         """
-        media = {item_key_of_media((row.facts.sha256,)): row for row in self._read_media(first, last)}
-        examples = self._read_examples(first, last)
+        first, last = key_range(prefix)
+        media: dict[str, list[MediumRow]] = {}
+        for row in self._read_media(prefix):
+            if first <= row.item_key <= last:
+                media.setdefault(row.item_key, []).append(row)
+        examples = (row for row in self._read_examples(prefix) if first <= row.item_key <= last)
         for key, group in groupby(examples, key=lambda row: row.item_key):
             rows = tuple(group)
             modality = rows[0].modality
-            if (modality is not Modality.TEXT) != (key in media):
+            found = tuple(sorted(media.pop(key, ()), key=lambda row: row.position))
+            if [row.position for row in found] != list(range(len(found))) or (
+                modality is not modality_of(tuple(row.facts.kind for row in found))
+            ):
                 raise CorruptError(
-                    f"{self._storage.url}: the tables disagree about the medium of item {key}; ingest again"
+                    f"{self._storage.url}: the tables disagree about the media of item {key}; ingest again"
                 )
-            yield Item(key, modality, media.get(key), rows)
+            yield Item(key, modality, found, rows)
+        if media:
+            raise CorruptError(f"{self._storage.url}: nothing is said about item {min(media)}; ingest again")
 
-    def _read_examples(self, first: str, last: str) -> Iterator[ExampleRow]:
-        for entry in _overlapping(self._manifest.examples, first, last):
+    def _read_examples(self, prefix: str) -> Iterator[ExampleRow]:
+        for entry in _overlapping(self._manifest.examples, prefix):
             if self._examples[0] != entry.path:
                 self._examples = (entry.path, list(read_examples(self._storage, entry)))
-            yield from (row for row in self._examples[1] if first <= row.item_key <= last)
+            yield from self._examples[1]
 
-    def _read_media(self, first: str, last: str) -> Iterator[MediumRow]:
-        for entry in _overlapping(self._manifest.media, first, last):
+    def _read_media(self, prefix: str) -> Iterator[MediumRow]:
+        for entry in _overlapping(self._manifest.media, prefix):
             if self._media[0] != entry.path:
                 self._media = (entry.path, list(read_media(self._storage, entry)))
-            yield from (row for row in self._media[1] if first <= row.facts.sha256[: len(first)] <= last)
+            yield from self._media[1]
 
 
 def digest_item(item: Item) -> str:
@@ -75,9 +85,9 @@ def digest_item(item: Item) -> str:
 
     An example's id is a digest of its source, item, text and ordinal, so the text is covered by it.
     """
-    medium = describe_medium(item.medium) if item.medium else None
+    media = [describe_medium(medium) for medium in item.media]
     examples = [example.example_id for example in item.examples]
-    return digest_of([item.key, item.modality.value, medium, examples])
+    return digest_of([item.key, item.modality.value, media, examples])
 
 
 def fingerprint_shard(item_digests: Sequence[str]) -> str:
@@ -99,10 +109,9 @@ def describe_medium(medium: MediumRow) -> dict[str, object]:
     }
 
 
-def _overlapping(entries: Iterable[ObjectEntry], first: str, last: str) -> Iterator[ObjectEntry]:
-    """Files whose keys may lie in a range: their name is the beginning of all their keys."""
+def _overlapping(entries: Iterable[ObjectEntry], prefix: str) -> Iterator[ObjectEntry]:
+    """Files whose keys may begin with these bits."""
     for entry in entries:
-        name = entry.path.rpartition("/")[2].partition("-")[0]
-        digits = 0 if name == WHOLE_TABLE else len(name)
-        if not digits or first[:digits] <= name <= last[:digits]:
+        bits = prefix_of(entry)
+        if bits.startswith(prefix) or prefix.startswith(bits):
             yield entry

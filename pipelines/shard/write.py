@@ -1,6 +1,6 @@
 """One sample shard: its items, read back from where ingest found them, into a tar.
 
-    KEY.0.jpg   the medium's bytes as published, whatever the extension is
+    KEY.0.jpg   a medium's bytes as published, whatever the extension is; `.1.`, `.2.`, ... if there are more
     KEY.json    key, modality, media facts, and the conversations in LLaVA's own from/value form
 
 A medium is checked against its sha256 before it is written: bytes that changed since ingest end the run,
@@ -19,14 +19,14 @@ from infra.storage import Storage
 from infra.tar import pack_index, write_shard
 from pipelines.commit import commit, put_file, put_object
 from pipelines.ingest.media import MediaReader, MediaSource
-from pipelines.ingest.plan import key_range
 from pipelines.ingest.tables import ExampleRow, MediumRow
 from pipelines.shard.items import Item, ItemTables, describe_medium
 from schemas.corpus import CommitRecord, Leaf, Manifest
 from schemas.digest import canonical_json, sha256_hex
-from schemas.errors import MismatchError, SampleError
+from schemas.errors import MismatchError, RejectCode, SampleError
 
 FOLDER: Final = "shards"
+_WAY_OUT: Final = "run ingest again, with --reread if neither size nor time of the file have changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ShardWorker:
 
         def write_unit(unit: ShardUnit) -> CommitRecord:
             leaf = unit.leaf
-            found = tables.read_items(*key_range(leaf.prefix))
+            found = tables.read_items(leaf.prefix)
             items = [item for item in found if item.modality is leaf.modality]
             return write_items(self.storage, unit, items, reader)
 
@@ -69,7 +69,7 @@ def write_items(
         ConflictError: when somebody committed other bytes for the same items.
     """
     name = unit.leaf.name
-    data = read_media_data(reader, [item.medium for item in items if item.medium])
+    data = read_media_data(reader, [medium for item in items for medium in item.media])
     with tempfile.TemporaryFile() as file:
         written = write_shard(_list_members(items, data), file)
         tar = put_file(storage, FOLDER, name, "tar", file, written.sha256, len(items))
@@ -100,18 +100,18 @@ def read_media_data(reader: MediaReader, media: Sequence[MediumRow]) -> dict[str
         try:
             found = reader.read(medium.source, medium.location, facts.kind)
         except SampleError as error:
-            raise MismatchError(f"{_explain(medium, reader)}: {error.message}; run ingest again") from error
+            raise MismatchError(f"{_explain(medium, reader)}: {error.message}; {_WAY_OUT}") from error
         if sha256_hex(found) != facts.sha256:
-            raise MismatchError(f"{_explain(medium, reader)}: its bytes have changed; run ingest again")
+            raise MismatchError(f"{_explain(medium, reader)}: its bytes have changed; {_WAY_OUT}")
         data[facts.sha256] = found
     return data
 
 
 def _list_members(items: Sequence[Item], data: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     for item in items:
-        if item.medium:
-            facts = item.medium.facts
-            yield f"{item.key}.0.{facts.extension}", data.pop(facts.sha256)
+        for medium in item.media:
+            facts = medium.facts
+            yield f"{item.key}.{medium.position}.{facts.extension}", data[facts.sha256]
         yield f"{item.key}.json", describe_item(item)
 
 
@@ -121,7 +121,7 @@ def describe_item(item: Item) -> bytes:
         {
             "key": item.key,
             "modality": item.modality.value,
-            "media": [describe_medium(item.medium)] if item.medium else [],
+            "media": [describe_medium(medium) for medium in item.media],
             "examples": [_describe_example(example) for example in item.examples],
         }
     )
@@ -136,11 +136,14 @@ def _describe_example(example: ExampleRow) -> dict[str, object]:
     }
 
 
-def _row_last(location: str) -> tuple[str, int]:
-    file, _, row = location.rpartition("#")
-    return (file, int(row)) if row.isdecimal() else (location, 0)
+def _row_last(location: str) -> tuple[str, int, str]:
+    """Sort key: rows of a parquet file by number."""
+    file, _, place = location.rpartition("#")
+    row, _, position = place.partition("/")
+    return (file, int(row), position) if row.isdecimal() else (location, 0, "")
 
 
 def _explain(medium: MediumRow, reader: MediaReader) -> str:
     path = reader.describe(medium.source, medium.location)
-    return f"source {medium.source}: {path} is not what ingest saw"
+    code = RejectCode.MEDIUM_CHANGED.value
+    return f"{code}: source {medium.source}: {path} is not what ingest saw"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infra.storage import Storage
-from operators.prompt import Prompter
+from operators.prompt import Prompter, count_placeholders
 from pipelines.commit import read_object
 from pipelines.stream.columns import ExampleFile, ExampleText
 from pipelines.stream.conversations import parse_turns
@@ -45,7 +45,8 @@ def find_unwritable(
         if text.source not in sources:
             continue
         try:
-            prompter.write_training(parse_turns(text), 0 if text.modality == Modality.TEXT else 1)
+            turns = parse_turns(text)
+            prompter.write_training(turns, 0 if text.modality == Modality.TEXT else count_placeholders(turns))
         except SampleError as error:
             ids.append(int(text.example_id[:16], 16))
             counts[error.code.value] += 1

@@ -25,6 +25,10 @@ class MortalStorage(LocalStorage):
         self._live()
         super().put(path, file)
 
+    def write_scratch(self, path, pieces):
+        self._live()
+        super().write_scratch(path, pieces)
+
     def create(self, path, data):
         self._live()
         return super().create(path, data)

@@ -49,7 +49,7 @@ def broken(inputs, tmp_path):
     (folder / "llava.json").write_text(json.dumps(rows))
     storage = LocalStorage(tmp_path / "corpus")
     recipe = make_recipe(folder)
-    ingested = ingest(recipe, storage, SerialEngine())
+    ingested = ingest(recipe, storage, SerialEngine()).manifest
     shard(recipe, storage, SerialEngine())
     return recipe, storage, ingested
 

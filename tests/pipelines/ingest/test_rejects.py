@@ -12,7 +12,7 @@ from pipelines.ingest.tables import read_quarantine
 def test_groups_count_every_reject_and_show_the_first(tiny_recipe, tiny_folder, tmp_path):
     (tiny_folder / "media/pictures/5.jpg").unlink()
     storage = LocalStorage(tmp_path / "corpus")
-    manifest = ingest(tiny_recipe, storage, SerialEngine())
+    manifest = ingest(tiny_recipe, storage, SerialEngine()).manifest
     rejects = [reject for entry in manifest.quarantine for reject in read_quarantine(storage, entry)]
     assert rejects
     groups = group_rejects(storage, manifest)

@@ -1,13 +1,26 @@
 """The shard plan: a partition that depends on the set of items, and moves little when one is added."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.ingest.plan import PlannedItem, count_views, key_range, plan_shards
-from schemas.medium import KEY_BITS, MediumFacts
+from pipelines.ingest.plan import PlannedItems, count_views, join_buckets, key_range, plan_bucket
+from schemas.corpus import Leaf
+from schemas.medium import KEY_BITS
 from schemas.recipe import ShardLimits, VideoViews, ViewsConfig
 from schemas.record import MediumKind, Modality
+
+
+@dataclass(frozen=True)
+class PlannedItem:
+    key: str
+    modality: Modality
+    num_media_bytes: int
+    num_views: int
+
 
 # Few distinct leading bits, so that deep splits happen.
 keys = st.integers(0, 2**KEY_BITS - 1) | st.integers(0, 255) | st.integers(0, 15).map(lambda n: n << 124)
@@ -20,6 +33,41 @@ items = st.builds(
 )
 item_sets = st.lists(items, max_size=40, unique_by=lambda item: item.key)
 limits = st.builds(ShardLimits, max_bytes=st.integers(1, 300), max_views=st.integers(1, 30))
+
+
+def as_planned(modality, items):
+    members = sorted((item for item in items if item.modality is modality), key=lambda item: item.key)
+    return PlannedItems(
+        modality,
+        np.array([[int(item.key[:16], 16), int(item.key[16:], 16)] for item in members], dtype=np.uint64),
+        np.array([item.num_media_bytes for item in members], dtype=np.int64),
+        np.array([item.num_views for item in members], dtype=np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class Shard:
+    leaf: Leaf
+    keys: tuple[str, ...]
+
+
+def plan_shards(items, limit, bits=0):
+    """The leaves with the keys in each, from as many buckets as there are leading bits."""
+    buckets = {}
+    for item in items:
+        buckets.setdefault(bits_of(item.key)[:bits], []).append(item)
+    trees = {
+        prefix: {
+            modality: plan_bucket(as_planned(modality, members), prefix, limit)
+            for modality in {item.modality for item in members}
+        }
+        for prefix, members in buckets.items()
+    }
+    shards = []
+    for leaf in join_buckets(trees, limit):
+        mine = [item.key for item in items if item.modality is leaf.modality]
+        shards.append(Shard(leaf, tuple(sorted(key for key in mine if bits_of(key).startswith(leaf.prefix)))))
+    return shards
 
 
 def bits_of(key):
@@ -58,6 +106,11 @@ def test_leaves_are_a_partition_as_coarse_as_the_limits_allow(chosen, limit):
             ]
             assert len(family) > 1
             assert is_over(family, limit)
+
+
+@given(chosen=item_sets, limit=limits, bits=st.integers(1, 6))
+def test_the_number_of_buckets_plays_no_part(chosen, limit, bits):
+    assert plan_shards(chosen, limit, bits) == plan_shards(chosen, limit)
 
 
 @given(chosen=item_sets, limit=limits, data=st.data())
@@ -111,4 +164,4 @@ def test_ranges_hold_the_keys_with_a_prefix(prefix):
     ],
 )
 def test_views_are_counted_from_header_facts(kind, duration_s, views, number):
-    assert count_views(MediumFacts("0" * 64, kind, "x", 1, 8, 8, duration_s), views) == number
+    assert count_views(kind, duration_s, views) == number

@@ -1,0 +1,94 @@
+"""The probe of media that stand in the rows of a parquet file.
+
+A unit is a range of rows, for what makes reading such a file dear is its row groups: each is read once, in
+order, and nobody else asks for its pictures. What an earlier run found holds while the file is the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from infra.files import open_files
+from infra.storage import Storage
+from pipelines.ingest.findings import (
+    Finding,
+    FoundMedium,
+    ProbeCounts,
+    RejectedMedium,
+    pack_row_findings,
+)
+from pipelines.ingest.inputs import RangeUnit
+from pipelines.ingest.parquet_rows import read_pictures
+from pipelines.ingest.probe import ProbeResult, describe_bytes
+from pipelines.ingest.probe_cache import ProbeCache
+from pipelines.scatter import scatter
+from schemas.digest import SHORT, digest_of
+from schemas.errors import RejectCode
+from schemas.record import MediumKind, MediumReference
+
+_EMBEDDED: Final = MediumReference(MediumKind.IMAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedProbeWorker:
+    """Builds the function that probes the media in a range of rows inside a worker."""
+
+    storage: Storage
+    scratch: str
+    cache: ProbeCache
+
+    def build(self) -> Callable[[RangeUnit], ProbeResult]:
+        """See `Worker.build`."""
+
+        def probe_rows(unit: RangeUnit) -> ProbeResult:
+            files = open_files(unit.input.folder)
+            state = files.state(unit.input.name)
+            group = _name_range(files.url, unit)
+            known = self.cache.read_rows(group, state)
+            found = _read_findings(unit) if known is None else known
+            findings = scatter(
+                self.storage, f"{self.scratch}/embedded-{unit.index:06d}", [pack_row_findings(found)]
+            )
+            cached = self.cache.write_rows(group, state, found)
+            return ProbeResult(findings, (group, ""), cached, _count(found, is_known=known is not None))
+
+        return probe_rows
+
+
+def locate_picture(name: str, row: int, place: int) -> str:
+    """Where a picture is: the first of a row is named by the row alone."""
+    return f"{name}#{row}/{place}" if place else f"{name}#{row}"
+
+
+def _read_findings(unit: RangeUnit) -> list[list[Finding]]:
+    """Findings of the rows that are used, in order."""
+    with open_files(unit.input.folder).open(unit.input.name) as file:
+        wanted = set(unit.within(0, unit.num_rows))
+        rows = enumerate(read_pictures(file, unit.rows))
+        return [
+            [_describe(unit, row, place, data) for place, data in enumerate(pictures)]
+            for row, pictures in rows
+            if row in wanted
+        ]
+
+
+def _describe(unit: RangeUnit, row: int, place: int, data: bytes | None) -> Finding:
+    location = locate_picture(unit.input.name, unit.first_row + row, place)
+    if not data:
+        return RejectedMedium(RejectCode.EMPTY_FILE, f"{location!r}: the row holds no bytes")
+    return describe_bytes(data, _EMBEDDED, location)
+
+
+def _count(rows: list[list[Finding]], is_known: bool) -> ProbeCounts:
+    findings = [finding for row in rows for finding in row]
+    if is_known:
+        return ProbeCounts(num_unchanged=len(findings))
+    num_bytes = sum(finding.num_bytes for finding in findings if isinstance(finding, FoundMedium))
+    return ProbeCounts(len(findings), num_bytes)
+
+
+def _name_range(url: str, unit: RangeUnit) -> str:
+    """A name for what decides which rows are looked at; no `-` in it."""
+    taken = None if unit.taken is None else unit.taken.digest
+    values = [url, unit.input.name, unit.rows.start, unit.rows.end, unit.first_row, taken]
+    return f"rows_{digest_of(values)[:SHORT]}"

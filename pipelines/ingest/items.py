@@ -1,0 +1,137 @@
+"""The item that a record is about, from its text or from what the probe found out about its media.
+
+One per range of rows: items are looked up by the references of a record, so that what a thousand records
+share is put together once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, cast
+
+from infra.storage import Storage
+from pipelines.ingest.findings import (
+    Finding,
+    FoundMedium,
+    RejectedMedium,
+    unpack_findings,
+    unpack_references,
+    unpack_row_findings,
+)
+from pipelines.scatter import Scattered, read_blob
+from schemas.digest import sha256_hex
+from schemas.errors import FatalError, SampleError
+from schemas.medium import item_key_of_media, item_key_of_text, modality_of
+from schemas.record import MediumKind, MediumReference, Modality, Repair, begin_example_id
+
+MODALITIES: Final = tuple(Modality)
+"""By the number that stands for them in parts."""
+REPAIR_BITS: Final = {repair: 1 << place for place, repair in enumerate(Repair)}
+
+_TEXT: Final = MODALITIES.index(Modality.TEXT)
+_MULTI: Final = MODALITIES.index(Modality.MULTI)
+_SINGLE: Final = {kind.value: MODALITIES.index(modality_of((kind,))) for kind in MediumKind}
+_BY_STEM: Final = REPAIR_BITS[Repair.FOUND_BY_STEM]
+
+
+class KnownItem(NamedTuple):
+    """An item, as the examples of a range need it."""
+
+    key: bytes
+    id_beginning: bytes
+    """Of the ids of its examples."""
+    modality: int
+    """Its place in `MODALITIES`."""
+    media: tuple[FoundMedium, ...] = ()
+    repairs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Where the findings are that a range asked for."""
+
+    references: Scattered | None = None
+    findings: tuple[Scattered, ...] = ()
+    """One object for each bucket of the references."""
+    place: int = 0
+    """Of the range among those that asked."""
+    row_findings: Scattered | None = None
+    """Of media that stand in the rows that are used."""
+
+    def load(self, storage: Storage) -> dict[MediumReference, Finding]:
+        """What was found, by reference."""
+        found: dict[MediumReference, Finding] = {}
+        if self.references is None:
+            return found
+        for bucket, scattered in enumerate(self.findings):
+            asked = unpack_references(read_blob(storage, self.references, bucket))
+            answered = unpack_findings(read_blob(storage, scattered, self.place)) if asked else []
+            found.update(zip(asked, answered, strict=True))
+        return found
+
+    def load_rows(self, storage: Storage) -> list[list[Finding]]:
+        """What was found in the rows that are used, in order."""
+        return unpack_row_findings(read_blob(storage, self.row_findings, 0)) if self.row_findings else []
+
+
+class ItemFinder:
+    """Finds the items of one range."""
+
+    def __init__(self, source: str, findings: Mapping[MediumReference, Finding]) -> None:
+        self._source = source
+        self._findings = findings
+        self._items: dict[tuple[MediumReference, ...], KnownItem | SampleError] = {}
+
+    def find(self, references: tuple[MediumReference, ...]) -> KnownItem:
+        """The item over the media that a record names.
+
+        Raises:
+            SampleError: with the code of the first medium that cannot be used.
+        """
+        known = self._items.get(references)
+        if known is None:
+            known = self._items[references] = self._put_together(references)
+        if isinstance(known, SampleError):
+            raise known
+        return known
+
+    def find_embedded(self, findings: Sequence[Finding], num_media: int) -> KnownItem:
+        """The item over the media that stand in the row itself.
+
+        Raises:
+            SampleError: with the code of the first medium that cannot be used.
+        """
+        if len(findings) != num_media:
+            raise FatalError(
+                f"source {self._source}: a row names {num_media} media, {len(findings)} were probed; "
+                "this is a fault of the program"
+            )
+        return make_item(self._source, findings)
+
+    def find_text(self, conversation: bytes) -> KnownItem:
+        """The item of a conversation without media."""
+        key = item_key_of_text(sha256_hex(conversation))
+        return KnownItem(bytes.fromhex(key), begin_example_id(self._source, key), _TEXT)
+
+    def _put_together(self, references: tuple[MediumReference, ...]) -> KnownItem | SampleError:
+        try:
+            return make_item(self._source, [self._findings[reference] for reference in references])
+        except SampleError as error:
+            return error
+
+
+def make_item(source: str, findings: Sequence[Finding]) -> KnownItem:
+    """The item over media that were found.
+
+    Raises:
+        SampleError: with the code of the first medium that cannot be used.
+    """
+    repairs = 0
+    for finding in findings:
+        if isinstance(finding, RejectedMedium):
+            raise SampleError(finding.code, finding.message)
+        if finding.is_by_stem:
+            repairs = _BY_STEM
+    media = cast("tuple[FoundMedium, ...]", tuple(findings))
+    key = item_key_of_media(tuple([medium.sha256 for medium in media]))
+    modality = _SINGLE[media[0].kind] if len(media) == 1 else _MULTI
+    return KnownItem(bytes.fromhex(key), begin_example_id(source, key), modality, media, repairs)

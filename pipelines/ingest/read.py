@@ -1,0 +1,174 @@
+"""Reading: the rows of a range become examples of items, or rejects, each row one of the two.
+
+What the probe found is joined here, so a record whose medium is missing or broken is rejected with the
+medium's code. A sound row costs some ten microseconds, half of them for parsing; that is why examples are
+plain tuples here, and items are put together once a range and not once a record.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from infra.files import open_files
+from infra.storage import Storage
+from operators.annotations import LAYOUTS
+from pipelines.ingest.chunks import Chunk, read_chunks
+from pipelines.ingest.collection import no_collection
+from pipelines.ingest.findings import Finding
+from pipelines.ingest.inputs import RangeUnit
+from pipelines.ingest.items import REPAIR_BITS, Answers, ItemFinder
+from pipelines.ingest.parts import Part
+from pipelines.ingest.tables import put_rejects
+from pipelines.scatter import Scattered, scatter
+from schemas.corpus import ObjectEntry
+from schemas.errors import MismatchError, RejectCode, SampleError
+from schemas.record import Locator, Record, Reject, count_chars, encode_conversation, end_example_id
+
+PART_BYTES: Final = 32 << 20
+"""What is held of a range before it is written: ranges that are read in sequence make several parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUnit:
+    """A range to be read."""
+
+    range: RangeUnit
+    answers: Answers
+    keeps_raw: bool
+    """Keep the row of every example, in case it turns out to be a duplicate that has to be rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPart:
+    """What was written of a range, for the stage that groups."""
+
+    examples: Scattered
+    media: Scattered
+
+
+@dataclass(slots=True)
+class ReadResult:
+    """What became of the rows of a range."""
+
+    parts: list[ReadPart] = field(default_factory=list[ReadPart])
+    num_examples: int = 0
+    quarantine: list[ObjectEntry] = field(default_factory=list[ObjectEntry])
+    rejects: dict[str, int] = field(default_factory=dict[str, int])
+    """By code."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWorker:
+    """Builds the reading function inside a worker."""
+
+    storage: Storage
+    scratch: str
+    item_bits: int
+
+    def build(self) -> Callable[[ReadUnit], ReadResult]:
+        """See `Worker.build`."""
+
+        def read_unit(unit: ReadUnit) -> ReadResult:
+            with no_collection():
+                return _RangeReader(self, unit).read()
+
+        return read_unit
+
+
+class _RangeReader:
+    """Reads one range."""
+
+    def __init__(self, worker: ReadWorker, unit: ReadUnit) -> None:
+        self._worker = worker
+        self._unit = unit
+        self._range = unit.range
+        self._layout = LAYOUTS[unit.range.input.format]
+        self._items = ItemFinder(unit.range.input.source, unit.answers.load(worker.storage))
+        self._row_findings: list[list[Finding]] = unit.answers.load_rows(worker.storage)
+        self._part = Part()
+        self._rejects: list[Reject] = []
+        self._num_rejected_bytes = 0
+        self._result = ReadResult()
+
+    def read(self) -> ReadResult:
+        """Read all rows and write what they bring."""
+        one = self._range
+        num_rows = num_used = 0
+        with open_files(one.input.folder).open(one.input.name) as file:
+            for chunk in read_chunks(file, one.input.written, one.rows, one.first_row):
+                num_used += self._read_chunk(chunk, num_rows, num_used)
+                num_rows += len(chunk.values)
+                self._write(PART_BYTES)
+        if num_rows != one.num_rows:
+            raise MismatchError(
+                f"annotations {one.input.written}: {one.num_rows} rows were counted from {one.first_row} on, "
+                f"now there are {num_rows}: the file has changed; run the command again"
+            )
+        self._write(0)
+        return self._result
+
+    def _read_chunk(self, chunk: Chunk, first: int, num_used: int) -> int:
+        """Read the rows of a chunk that are used; how many they are."""
+        parse, problems, values = self._layout.parse, chunk.problems, chunk.values
+        used = self._range.within(first, len(values))
+        for place, index in enumerate(used, num_used):
+            problem = problems.get(index)
+            if problem is not None:
+                self._reject(first + index, problem.code, problem.message, chunk.raw(index))
+                continue
+            try:
+                self._add(parse(values[index]), first + index, place, chunk, index)
+            except SampleError as error:
+                self._reject(first + index, error.code, error.message, chunk.raw(index))
+        return len(used)
+
+    def _add(self, record: Record, row: int, place: int, chunk: Chunk, index: int) -> None:
+        """Add the example of a record, the `place`th that is used, to the part."""
+        conversation = encode_conversation(record.texts)
+        media = record.media
+        if not media:
+            item = self._items.find_text(conversation)
+        elif self._layout.is_embedded:
+            item = self._items.find_embedded(self._row_findings[place], len(media))
+        else:
+            item = self._items.find(media)
+        repairs = item.repairs
+        for repair in record.repairs:
+            repairs |= REPAIR_BITS[repair]
+        self._part.add(
+            item,
+            end_example_id(item.id_beginning, conversation),
+            self._range.first_row + row,
+            record.record_id,
+            count_chars(record.texts),
+            repairs,
+            conversation,
+            chunk.raw(index) if self._unit.keeps_raw else None,
+        )
+
+    def _reject(self, row: int, code: RejectCode, message: str, raw: bytes) -> None:
+        locator = Locator(self._range.input.name, self._range.first_row + row)
+        self._rejects.append(Reject(self._range.input.source, locator, code.value, message, raw))
+        self._num_rejected_bytes += len(raw)
+        self._result.rejects[code.value] = self._result.rejects.get(code.value, 0) + 1
+
+    def _write(self, limit_bytes: int) -> None:
+        """Write what is held of examples and of rejects, each if it is more than so much."""
+        if self._part.num_text_bytes > limit_bytes:
+            self._write_part()
+        if self._num_rejected_bytes > limit_bytes:
+            self._write_rejects()
+
+    def _write_part(self) -> None:
+        part, self._part = self._part, Part()
+        storage, bits = self._worker.storage, self._worker.item_bits
+        name = f"{self._range.index:06d}-{len(self._result.parts):04d}"
+        examples = scatter(storage, f"{self._worker.scratch}/examples-{name}", part.pack_examples(bits))
+        media = scatter(storage, f"{self._worker.scratch}/media-{name}", part.pack_media(bits))
+        self._result.parts.append(ReadPart(examples, media))
+        self._result.num_examples += len(part)
+
+    def _write_rejects(self) -> None:
+        rejects, self._rejects, self._num_rejected_bytes = self._rejects, [], 0
+        name = f"{self._range.input.source}-{self._range.index:06d}-{len(self._result.quarantine):04d}"
+        self._result.quarantine.append(put_rejects(self._worker.storage, name, rejects))

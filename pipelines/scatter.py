@@ -1,0 +1,53 @@
+"""Rows that change hands: what one unit writes for many others, and one unit reads from many.
+
+A stage that sorts or joins more than fits in memory does it by buckets: each unit of the stage before
+writes one scratch object with a blob for every bucket, and a unit of the next stage reads its blob from
+every object. Blobs are opaque here. An object is written at once, so a unit holds what it scatters.
+
+Nothing of this is part of a corpus: scratch objects lie under a folder of the run and are removed when the
+stage is done. Those of a run that was killed stay until they are collected as garbage.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from infra.storage import Storage
+
+SCRATCH: Final = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Scattered:
+    """One scratch object: where the blob of each bucket begins and ends."""
+
+    path: str
+    bounds: tuple[int, ...]
+
+
+def scatter(storage: Storage, path: str, blobs: Sequence[bytes | memoryview]) -> Scattered:
+    """Write a blob for every bucket; an empty one costs nothing."""
+    bounds = tuple(accumulate(map(len, blobs), initial=0))
+    if bounds[-1]:
+        storage.write_scratch(path, blobs)
+    return Scattered(path, bounds)
+
+
+def read_blob(storage: Storage, scattered: Scattered, bucket: int) -> bytes:
+    """The blob of one bucket."""
+    start, end = scattered.bounds[bucket : bucket + 2]
+    return storage.read_range(scattered.path, start, end - start) if end > start else b""
+
+
+def gather(storage: Storage, objects: Iterable[Scattered], bucket: int) -> Iterator[tuple[int, bytes]]:
+    """The blobs of one bucket that are not empty, each with the place of its object."""
+    for place, scattered in enumerate(objects):
+        if blob := read_blob(storage, scattered, bucket):
+            yield place, blob
+
+
+def remove_scratch(storage: Storage, run: str) -> None:
+    """Drop all scratch objects of a run."""
+    for path in storage.list(f"{SCRATCH}/{run}"):
+        storage.remove(path)
