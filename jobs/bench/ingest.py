@@ -116,7 +116,7 @@ def run_rounds(records: RecordFolder, say: Say) -> list[Round]:
         parse = msgspec.json.decode(run_fresh(_SIDES, ["parse", str(records.path)]).answer, type=ParseTime)
         ours, _ = _run_ingest(records)
         rounds.append(Round(parse, ours))
-        say(f"parsing {parse.wall_s:.2f} s, ingest {ours.wall_s:.2f} s: {_tell_stages(ours)}")
+        say(f"parsing {parse.wall_s:.2f} s (CPU {parse.cpu_s:.2f}), ingest {_tell_time(ours)}")
     say(_tell_fate(rounds[-1].ingest))
     return rounds
 
@@ -136,7 +136,9 @@ def describe_rounds(records: RecordFolder, rounds: Sequence[Round]) -> dict[str,
         "bytes_per_record": records.num_bytes / records.num_records,
         "rounds": len(rounds),
         "parse_s": median(one.parse.wall_s for one in rounds),
+        "parse_cpu_s": median(one.parse.cpu_s for one in rounds),
         "ingest_s": median(one.ingest.wall_s for one in rounds),
+        "ingest_cpu_s": median(one.ingest.cpu_s for one in rounds),
         **{f"{stage}_s": median(one.ingest.stages_s[stage] for one in rounds) for stage in stages},
         "rejected": sum(rounds[-1].ingest.rejects.values()),
         "unique_media": rounds[-1].ingest.unique_media,
@@ -151,11 +153,11 @@ def _run_ingest(records: RecordFolder, watches_memory: bool = False) -> tuple[In
     finally:
         shutil.rmtree(records.path / CORPUS, ignore_errors=True)
     ours = msgspec.json.decode(run.answer, type=IngestTime)
-    _check_fate(records, ours)
+    check_fate(records, ours)
     return ours, run.peak_bytes
 
 
-def _check_fate(records: RecordFolder, ours: IngestTime) -> None:
+def check_fate(records: RecordFolder, ours: IngestTime) -> None:
     """Every record was written or rejected, and those that are broken for what is wrong with them.
 
     Raises:
@@ -173,8 +175,9 @@ def _tell_fate(ours: IngestTime) -> str:
     return f"read {ours.read} = written {ours.written} + rejected {rejected} {ours.rejects}"
 
 
-def _tell_stages(ours: IngestTime) -> str:
-    return ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in ours.stages_s.items())
+def _tell_time(ours: IngestTime) -> str:
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in ours.stages_s.items())
+    return f"{ours.wall_s:.2f} s (CPU {ours.cpu_s:.2f}): {stages}"
 
 
 def _warm_page_cache(records: RecordFolder) -> None:

@@ -117,7 +117,7 @@ def measure_probe_rate(folder: Path, num_files: int) -> ProbeRate:
     """
     paths = write_small_files(folder / "media", num_files)
     storage = open_storage(str(folder / "corpus"))
-    worker = RateWorker(storage, str(folder / "media"), _ask_for(storage, paths))
+    worker = RateWorker(storage, str(folder / "media"), ask_for(storage, paths))
     units = [HalfOfFiles(side, half) for _ in range(NUM_ROUNDS + 1) for side in Side for half in range(2)]
     with ProcessesEngine(NUM_WORKERS) as engine:
         done = run_in_order(engine, worker, units, "probe small files")
@@ -140,7 +140,7 @@ def _pair(one: Sequence[HalfDone]) -> list[tuple[HalfDone, HalfDone]]:
     return list(zip(one[:2], one[2:], strict=True))
 
 
-def _ask_for(storage: Storage, paths: Sequence[str]) -> Scattered:
+def ask_for(storage: Storage, paths: Sequence[str]) -> Scattered:
     """The files as ingest asks for them: in two buckets by their hash."""
     buckets: tuple[list[MediumReference], ...] = ([], [])
     for path in sorted(paths):

@@ -12,7 +12,7 @@ import yaml
 from small_job import QUESTION, SmallJob, run_onetoken, talk, write_picture, write_yaml
 
 STAGES = ("ingest", "shard", "featurize", "build")
-VERBS = (*STAGES, "train", "generate", "inspect", "demo")
+VERBS = (*STAGES, "train", "generate", "inspect", "demo", "bench")
 FAILED, USAGE, OVER_BUDGET = 1, 2, 3
 
 
@@ -40,7 +40,13 @@ def refuse(status: int, message: str, *arguments: object) -> None:
 
 
 def required_arguments(verb: str) -> list[object]:
-    given = {"train": ["c.yaml"], "generate": ["run", "Q?"], "inspect": ["path"], "demo": []}
+    given = {
+        "train": ["c.yaml"],
+        "generate": ["run", "Q?"],
+        "inspect": ["path"],
+        "bench": ["ingest"],
+        "demo": [],
+    }
     return given.get(verb, ["r.yaml", "--corpus", "corpus"])
 
 
