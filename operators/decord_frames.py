@@ -2,7 +2,8 @@
 
 Known of decord 0.6 and guarded against here: it crashes on cut AVI files and reports timestamps of -3e17 s
 for AVI and MPEG-PS (only MP4, MOV, Matroska and WebM are handed to it); it starts late in MPEG-TS, ignores
-edit lists and cannot open AV1 (its timestamps must equal the packets', else it is not used); it holds whole
+edit lists and cannot open AV1 (its timestamps must equal the packets', else it is not used); it gives later
+frames than it was asked for where groups of pictures are open (then it is not used either); it holds whole
 batches (they are small); after a batch its threads read on until memory is full (it is rewound each time); a
 reader does not survive a fork (none outlives a call).
 
@@ -66,7 +67,7 @@ def read_by_timestamps(
         ConfigError: decord is not installed.
         SampleError: DAMAGED_VIDEO, while iterating.
     """
-    if medium_format not in _TRUSTED_FORMATS:
+    if medium_format not in _TRUSTED_FORMATS or timeline.has_open_groups:
         return None
     decord = _load_decord()
     try:
@@ -77,8 +78,7 @@ def read_by_timestamps(
     own_s = np.asarray(timeline.times_s) + timeline.first_s
     if len(stamps) != len(own_s) or not np.allclose(stamps, own_s, 0, _TIME_TOLERANCE_S):
         return None
-    offsets_s = (float(stamp - stamps[0]) for stamp in stamps)
-    chosen = list(pick_displayed(((time_s, index) for index, time_s in enumerate(offsets_s)), times_s))
+    chosen = list(pick_displayed(((time_s, index) for index, time_s in enumerate(timeline.times_s)), times_s))
     return _fetch_frames(decord, reader, chosen)
 
 

@@ -7,19 +7,19 @@ its last frame ends, and always has at least one view.
 
 `uniform: N, rule: reference` is the published choice instead: the clip's frames are counted, cut into N
 segments, and the middle frame of each is taken (LLaVA-Mini, Video-ChatGPT, `get_seq_frames`); a clip of fewer
-frames gives each of them once. It is wrong in time where the frame rate varies; it is there to repeat
-published runs.
+frames is cut into as many segments as it has frames, and then rounding may take one twice. It is wrong in
+time where the frame rate varies; it is there to repeat published runs.
 
 Counting frames instead (`range(0, n, round(fps))`, the usual idiom) drifts at 29.97 frames a second and is
-wrong by whole shots at variable rates. Timestamps are compared with a tolerance of 0.1 ms, finer than any
-clip's own.
+wrong by whole shots at variable rates. A frame that comes on display within 0.6 ms after a chosen time counts
+as on display: Matroska, WebM and FLV round times to milliseconds, so half of one means nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-TOLERANCE_S: Final = 1e-4
+TOLERANCE_S: Final = 6e-4
 
 Rule = Literal["even", "reference"]
 

@@ -45,6 +45,8 @@ class Timeline:
     num_packets: int
     """Those that are there, and those that the file promises and lacks."""
     num_missing: int
+    has_open_groups: bool
+    """Some frames come before a key frame on display and after it in the file."""
 
 
 def sniff_clip(file: ByteFile) -> MediumFormat:
@@ -147,11 +149,16 @@ class _Shown:
         self.times_s: list[float] = []
         self.num_packets = 0
         self._first_key_s: float | None = None
+        self._last_key_s = float("-inf")
+        self._has_open_groups = False
         self._end_s = float("-inf")
 
     def add(self, time_s: float, end_s: float, is_key: bool, is_hidden: bool) -> None:
-        if is_key and self._first_key_s is None:
-            self._first_key_s = time_s
+        if is_key:
+            self._first_key_s = time_s if self._first_key_s is None else self._first_key_s
+            self._last_key_s = time_s
+        elif self._last_key_s != self._first_key_s and time_s < self._last_key_s:
+            self._has_open_groups = True
         if not is_hidden:
             self.times_s.append(time_s)
             self._end_s = max(self._end_s, end_s)
@@ -161,12 +168,16 @@ class _Shown:
         begin_s = ordered[0] if self._first_key_s is None else self._first_key_s
         times_s = ordered[bisect_left(ordered, begin_s) :] or ordered
         first_s = times_s[0]
+        # FLV gives no durations: the last frame then stays as long as the one before it.
+        is_open = self._end_s <= times_s[-1] and len(times_s) > 1
+        end_s = 2 * times_s[-1] - times_s[-2] if is_open else self._end_s
         return Timeline(
             first_s=first_s,
             times_s=tuple(time_s - first_s for time_s in times_s),
-            duration_s=self._end_s - first_s,
+            duration_s=end_s - first_s,
             num_packets=self.num_packets + num_missing,
             num_missing=num_missing,
+            has_open_groups=self._has_open_groups,
         )
 
 

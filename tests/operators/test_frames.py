@@ -2,11 +2,21 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.frames import TOLERANCE_S, FramePolicy, choose_times, count_frames, pick_displayed
+from operators.frames import (
+    TOLERANCE_S,
+    FramePolicy,
+    choose_displayed,
+    choose_middles,
+    choose_times,
+    count_frames,
+    count_left_out,
+    pick_displayed,
+)
 
 # On a grid of 10 ms, so that no timestamp lies within the tolerance of a chosen time.
 TIMELINES = st.lists(st.integers(1, 400), min_size=0, max_size=40).map(
@@ -16,6 +26,7 @@ POLICIES = st.one_of(
     st.builds(FramePolicy, fps=st.sampled_from([0.5, 1.0, 2.0, 4.0, 5.0]), max_frames=st.integers(1, 60)),
     st.builds(FramePolicy, fps=st.none(), uniform=st.integers(1, 20)),
 )
+REFERENCE = FramePolicy(fps=None, uniform=8, rule="reference")
 
 
 def displayed_at(timeline, time_s):
@@ -63,6 +74,45 @@ def test_over_the_cap_the_views_spread_over_the_whole_clip():
     assert choose_times(100.0, FramePolicy(fps=None, uniform=4)) == (0.0, 25.0, 50.0, 75.0)
 
 
+def published_middles(num_frames, num_wanted):
+    """As the published loader has it, with numpy's rounding."""
+    size = float(num_frames - 1) / num_wanted
+    chosen = []
+    for index in range(num_wanted):
+        start, end = int(np.round(size * index)), int(np.round(size * (index + 1)))
+        chosen.append((start + end) // 2)
+    return chosen
+
+
+@given(st.integers(1, 5000), st.integers(1, 40))
+def test_the_reference_takes_the_middles_of_segments(num_frames, num_wanted):
+    chosen = choose_middles(num_frames, num_wanted)
+    assert list(chosen) == published_middles(num_frames, min(num_frames, num_wanted))
+    assert list(chosen) == sorted(chosen)
+    assert all(0 <= index < num_frames for index in chosen)
+
+
+def test_the_reference_counts_frames_whatever_their_times():
+    assert choose_middles(0, 8) == ()
+    assert choose_middles(100, 8) == (6, 18, 31, 43, 56, 68, 80, 93)
+    times_s = tuple(0.1 * index**2 for index in range(100))
+    expected = tuple(times_s[index] for index in choose_middles(100, 8))
+    assert choose_displayed(times_s, 1000.0, REFERENCE) == expected
+    assert choose_displayed(times_s[:3], 1000.0, REFERENCE) == (times_s[0], times_s[1], times_s[1])
+    assert choose_displayed(times_s, 8.0, FramePolicy(fps=None, uniform=8)) == tuple(range(8))
+
+
+@given(st.integers(0, 100_000).map(lambda ticks: ticks / 100), POLICIES)
+def test_what_is_left_out_is_what_fps_asks_for_beyond_the_cap(duration_s, policy):
+    num_left_out = count_left_out(duration_s, policy)
+    if policy.fps is None:
+        assert num_left_out == 0
+    else:
+        uncapped = FramePolicy(fps=policy.fps, max_frames=10**6)
+        wanted = count_frames(duration_s, uncapped)
+        assert num_left_out == wanted - count_frames(duration_s, policy)
+
+
 def test_frames_that_go_back_in_time_are_never_on_display():
     frames = [(0.0, "a"), (2.0, "b"), (1.0, "late"), (2.0, "again"), (3.0, "c")]
     assert [frame for _, _, frame in pick_displayed(frames, (0.0, 1.0, 2.0, 3.0))] == ["a", "a", "b", "c"]
@@ -86,3 +136,5 @@ def test_a_clip_without_frames_gives_none():
 def test_one_policy_at_a_time(options):
     with pytest.raises(ValueError, match="either fps or uniform"):
         FramePolicy(**options)
+    with pytest.raises(ValueError, match="goes with uniform"):
+        FramePolicy(rule="reference")

@@ -1,9 +1,11 @@
 """The reader returns the frame that the contract names, from clips whose frames carry their own index."""
 
+from itertools import pairwise
+
 import av
 import numpy as np
 import pytest
-from indexed_clips import CLIPS, HEIGHT, WIDTH, draw_index, encode_clip, read_index
+from indexed_clips import CLIPS, HEIGHT, WIDTH, draw_index, encode_clip, read_index, steady
 
 from operators.frames import TOLERANCE_S, FramePolicy, choose_times
 from operators.sniff import HEAD_BYTES, sniff_format
@@ -19,9 +21,19 @@ def clips():
     }
 
 
+def published_indices(num_frames, num_wanted):
+    """`get_seq_frames` of the published loader, which asks for no more frames than there are."""
+    num_wanted = min(num_frames, num_wanted)
+    size = float(num_frames - 1) / num_wanted
+    edges = [int(np.round(size * index)) for index in range(num_wanted + 1)]
+    return [(start + end) // 2 for start, end in pairwise(edges)]
+
+
 def expected_indices(name, policy):
     """From the times that were written, by looking at every frame for every chosen time."""
     _, _, times, time_base, rate, _ = CLIPS[name]
+    if policy.rule == "reference":
+        return published_indices(len(times), policy.uniform)
     shown_s = [float((time - times[0]) * time_base) for time in times]
     last_s = 1 / rate if len(set(np.diff(times))) <= 1 else 0.01
     if name == "mp4-slow":
@@ -35,10 +47,19 @@ def collect(data, policy, backend="pyav"):
     return report, [(frame.index, read_index(frame.pixels)) for frame in frames]
 
 
+POLICIES = [
+    FramePolicy(),
+    FramePolicy(fps=2.0),
+    FramePolicy(fps=10.0, max_frames=6),
+    FramePolicy(fps=None, uniform=5),
+    FramePolicy(fps=None, uniform=8, rule="reference"),
+]
+
+
 @pytest.mark.parametrize("backend", ["pyav", "decord"])
 @pytest.mark.parametrize("name", CLIPS)
 def test_every_view_shows_the_frame_on_display(clips, name, backend):
-    for policy in (FramePolicy(), FramePolicy(fps=2.0)):
+    for policy in POLICIES:
         report, found = collect(clips[name], policy, backend)
         assert found == list(enumerate(expected_indices(name, policy))), policy
         assert report.num_damaged == 0
@@ -54,7 +75,16 @@ def test_indices_are_readable_and_differ():
 def test_decord_is_used_where_it_is_right_and_named(clips):
     used = {name: collect(clips[name], FramePolicy(), "decord")[0].backend for name in CLIPS}
     assert used["mp4"] == used["mp4-29.97"] == used["mkv-variable"] == used["webm"] == "decord"
-    assert used["avi"] == used["mpg"] == used["ts-late-start"] == used["flv"] == "pyav"
+    assert used["mp4-short-gop"] == used["webm-vp8"] == "decord"
+    assert (
+        used["mkv-av1"]
+        == used["mp4-open-gop"]
+        == used["avi"]
+        == used["mpg"]
+        == used["ts-late-start"]
+        == used["flv"]
+        == "pyav"
+    )
 
 
 def test_both_backends_give_the_same_pixels(clips):
@@ -71,6 +101,49 @@ def test_uniform_and_capped_choices_cover_the_clip(clips):
     for policy in (FramePolicy(fps=None, uniform=7), FramePolicy(fps=30.0, max_frames=7)):
         _, found = collect(clips["mp4"], policy)
         assert found == [(k, k * 105 // 7) for k in range(7)]
+
+
+def test_what_the_cap_leaves_out_is_counted(clips):
+    """3.5 s at 30 a second are 105."""
+    for policy, num_left_out in (
+        (FramePolicy(fps=30.0, max_frames=7), 98),
+        (FramePolicy(fps=30.0, max_frames=105), 0),
+        (FramePolicy(fps=1.0, max_frames=3), 1),
+        (FramePolicy(fps=None, uniform=7), 0),
+    ):
+        report, frames = read_frames(clips["mp4"], policy)
+        assert report.num_left_out == num_left_out
+        assert len(list(frames)) == (policy.uniform or policy.max_frames)
+
+
+def test_a_recording_that_starts_in_mid_group_begins_with_its_first_key_frame():
+    """A key frame every 20 frames; what stands before the first decodes to nothing."""
+    times, time_base, rate = steady(120)
+    data = encode_clip("mpegts", "libx264", times, time_base=time_base, rate=rate, options={"g": "20"})
+    cut = data[len(data) // 188 * 3 // 10 * 188 :]
+    report, found = collect(cut, FramePolicy(fps=2.0))
+    first = found[0][1]
+    assert first in (20, 40, 60)
+    assert [index for _, index in found] == list(range(first, 120, 15))
+    assert report.num_damaged == 0
+    assert read_video_facts(cut).duration_s == pytest.approx((120 - first) / 30)
+
+
+def hide_start(data, num_frames, ticks_per_frame=512):
+    """Writes an edit list that begins later into the clip: frames before that are decoded and not shown."""
+    at = data.index(b"elst") + 16
+    start = int.from_bytes(data[at : at + 4], "big") + num_frames * ticks_per_frame
+    return data[:at] + start.to_bytes(4, "big") + data[at + 4 :]
+
+
+@pytest.mark.parametrize("num_hidden", [1, 7, 31])
+def test_frames_that_an_edit_list_hides_are_never_on_display(clips, num_hidden):
+    data = hide_start(clips["mp4"], num_hidden)
+    for backend in ("pyav", "decord"):
+        report, found = collect(data, FramePolicy(fps=2.0), backend)
+        assert [index for _, index in found] == list(range(num_hidden, 105, 15))
+        assert report.backend == "pyav"
+        assert report.num_damaged == 0
 
 
 def test_facts_are_those_on_display(clips):
