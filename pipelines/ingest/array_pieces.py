@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from typing import Final, NoReturn
 
 from pipelines.ingest.pieces import (
-    CHUNK_BYTES,
     SPACES,
-    Decode,
     Piece,
     Place,
+    RowsDecoder,
     Span,
     is_splittable,
     split_array,
@@ -35,11 +34,16 @@ class ArrayCutter:
     """Cuts a text that begins where a row may, and ends with a list or, inside of one, with a comma."""
 
     def __init__(
-        self, source: TextSource, offset: int, place: Place, decode: Decode, chunk_bytes: int = CHUNK_BYTES
+        self,
+        source: TextSource,
+        offset: int,
+        place: Place,
+        decoder: RowsDecoder,
+        chunk_bytes: int,
     ) -> None:
         self._source = source
         self._place = place
-        self._decode = decode
+        self._decode = decoder.decode_list
         self._chunk_bytes = chunk_bytes
         self._separator = b""
         self._offset = offset
@@ -194,7 +198,7 @@ class ArrayCutter:
     def _skip_rest(self) -> int:
         """Read on as long as there are spaces; how many there are."""
         count = 0
-        block = bytearray(CHUNK_BYTES)
+        block = bytearray(self._chunk_bytes)
         while held := self._source.read_into(memoryview(block)):
             spaces = skip_space(block, 0, held)
             count += spaces

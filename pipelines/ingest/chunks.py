@@ -14,18 +14,24 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import msgspec
 
 from pipelines.ingest.array_pieces import ArrayCutter
 from pipelines.ingest.json_values import NO_JSON, RowDecoder, RowProblem, parse_row
 from pipelines.ingest.parquet_rows import read_parquet_rows, scan_parquet_rows
-from pipelines.ingest.pieces import CHUNK_BYTES, Decode, Piece, Place, cut_lines
+from pipelines.ingest.pieces import Piece, Place, RowsDecoder, cut_lines
 from pipelines.ingest.ranges import RangeBoundaryError, RangeKind, RowRange
 from pipelines.ingest.text_kind import GZIP_MAGIC, HEAD_BYTES, TextKind, tell_text_kind
 from pipelines.ingest.text_source import TextSource, choose_block_bytes
 from pipelines.ingest.unpack import UnpackedText
 from schemas.errors import ConfigError, CorruptError
+
+DECODED_BYTES: Final = 128 << 10
+"""Of text that is decoded at once: what is made of it, ten times as much, stays in the processor's cache."""
+SCANNED_BYTES: Final = 256 << 10
+"""Less is made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ def scan_chunks(
     rows: RowRange,
     first_row: int,
     fields: Sequence[str],
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int = SCANNED_BYTES,
 ) -> Iterator[ScannedChunk]:
     """The rows of a range, as far as some of their top-level fields.
 
@@ -83,13 +89,13 @@ def scan_chunks(
         for values, raw in scan_parquet_rows(file, name, rows, fields):
             yield ScannedChunk(values, raw)
         return
-    struct = _FieldDecoder(fields)
-    for piece in _cut_range(file, Place(name, first_row), rows, struct.decode, chunk_bytes):
-        yield ScannedChunk(struct.read_fields(piece), piece.raw)
+    decoder = _FieldDecoder(fields)
+    for piece in _cut_range(file, Place(name, first_row), rows, decoder, chunk_bytes):
+        yield ScannedChunk(decoder.read_fields(piece), piece.raw)
 
 
 def read_chunks(
-    file: io.RawIOBase, name: str, rows: RowRange, first_row: int, chunk_bytes: int = CHUNK_BYTES
+    file: io.RawIOBase, name: str, rows: RowRange, first_row: int, chunk_bytes: int = DECODED_BYTES
 ) -> Iterator[Chunk]:
     """The rows of a range, whole.
 
@@ -109,8 +115,8 @@ def read_chunks(
         for batch in read_parquet_rows(file, name, rows):
             yield Chunk(batch.values, batch.raw, batch.problems)
         return
-    decode = RowDecoder().decode
-    for piece in _cut_range(file, Place(name, first_row), rows, decode, chunk_bytes):
+    decoder = RowDecoder()
+    for piece in _cut_range(file, Place(name, first_row), rows, decoder, chunk_bytes):
         yield _read_piece(piece)
 
 
@@ -140,8 +146,16 @@ class _FieldDecoder:
             gc=False,
         )
         self._nothing = (None,) * len(fields)
-        self._decode_row = msgspec.json.Decoder(row).decode
-        self.decode: Decode = msgspec.json.Decoder(list[row]).decode
+        self._row = msgspec.json.Decoder(row)
+        self._list = msgspec.json.Decoder(list[row])
+
+    def decode_list(self, text: memoryview) -> list[Any]:
+        """See `RowsDecoder`."""
+        return self._list.decode(text)
+
+    def decode_lines(self, text: memoryview) -> list[Any]:
+        """See `RowsDecoder`."""
+        return self._row.decode_lines(text)
 
     def read_fields(self, piece: Piece) -> list[tuple[object, ...]]:
         """The values of the fields, by row."""
@@ -151,20 +165,20 @@ class _FieldDecoder:
 
     def _read_row(self, raw: bytes) -> tuple[object, ...]:
         try:
-            return msgspec.structs.astuple(self._decode_row(raw))
+            return msgspec.structs.astuple(self._row.decode(raw))
         except NO_JSON:
             return self._nothing
 
 
 def _cut_range(
-    file: io.RawIOBase, place: Place, rows: RowRange, decode: Decode, chunk_bytes: int
+    file: io.RawIOBase, place: Place, rows: RowRange, decoder: RowsDecoder, chunk_bytes: int
 ) -> Iterator[Piece]:
     """The pieces of a range."""
     try:
         if rows.kind is RangeKind.STREAM:
-            yield from _cut_stream(file, place, rows.start, decode, chunk_bytes)
+            yield from _cut_stream(file, place, rows.start, decoder, chunk_bytes)
         else:
-            yield from _cut_between(file, place, rows, TextKind(rows.kind.value), decode, chunk_bytes)
+            yield from _cut_between(file, place, rows, TextKind(rows.kind.value), decoder, chunk_bytes)
     except CorruptError as error:
         if rows.kind is RangeKind.STREAM:
             raise
@@ -177,7 +191,7 @@ def _cut_range(
 
 
 def _cut_stream(
-    file: io.RawIOBase, place: Place, start: int, decode: Decode, chunk_bytes: int
+    file: io.RawIOBase, place: Place, start: int, decoder: RowsDecoder, chunk_bytes: int
 ) -> Iterator[Piece]:
     """The pieces from some boundary of rows to the end of a file, unpacked if it is packed."""
     file.seek(0)
@@ -186,7 +200,7 @@ def _cut_stream(
         kind = tell_text_kind(head, place.name).kind
         end = file.seek(0, os.SEEK_END)
         rows = RowRange(RangeKind.STREAM, start, end)
-        yield from _cut_between(file, place, rows, kind, decode, chunk_bytes)
+        yield from _cut_between(file, place, rows, kind, decoder, chunk_bytes)
         return
     file.seek(0)
     source = TextSource(UnpackedText(file, place.name))
@@ -195,14 +209,14 @@ def _cut_stream(
     first = tell_text_kind(bytes(unpacked[:held]), place.name)
     source.give_back(unpacked[first.offset : held])
     if first.kind is TextKind.LINES:
-        yield from cut_lines(source, first.offset, place, decode, chunk_bytes)
+        yield from cut_lines(source, first.offset, place, decoder, chunk_bytes)
     else:
-        cutter = ArrayCutter(source, first.offset, place, decode, chunk_bytes)
+        cutter = ArrayCutter(source, first.offset, place, decoder, chunk_bytes)
         yield from cutter.cut(is_first=True, is_last=True)
 
 
 def _cut_between(
-    file: io.RawIOBase, place: Place, rows: RowRange, kind: TextKind, decode: Decode, chunk_bytes: int
+    file: io.RawIOBase, place: Place, rows: RowRange, kind: TextKind, decoder: RowsDecoder, chunk_bytes: int
 ) -> Iterator[Piece]:
     """The pieces of some bytes of a file."""
     start = rows.start
@@ -214,7 +228,7 @@ def _cut_between(
     file.seek(start)
     source = TextSource(file, rows.end - start, choose_block_bytes(file))
     if kind is TextKind.LINES:
-        yield from cut_lines(source, start, place, decode, chunk_bytes)
+        yield from cut_lines(source, start, place, decoder, chunk_bytes)
     else:
-        cutter = ArrayCutter(source, start, place, decode, chunk_bytes)
+        cutter = ArrayCutter(source, start, place, decoder, chunk_bytes)
         yield from cutter.cut(is_first=is_first, is_last=is_last)

@@ -22,8 +22,11 @@ NO_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What the parser raises."""
 
 _UsualCell = str | int | float | bool | list[str | dict[str, str]] | None
-_DECODE_USUAL: Final = msgspec.json.Decoder(list[dict[str, _UsualCell]]).decode
+_UsualRow = dict[str, _UsualCell]
+_DECODE_USUAL: Final = msgspec.json.Decoder(list[_UsualRow]).decode
+_DECODE_USUAL_LINES: Final = msgspec.json.Decoder(_UsualRow).decode_lines
 _DECODE: Final = msgspec.json.Decoder(list[object]).decode
+_DECODE_LINES: Final = msgspec.json.Decoder().decode_lines
 _DECODE_ROW: Final = msgspec.json.Decoder().decode
 _WRITE_INTO: Final = msgspec.json.Encoder().encode_into
 _LENGTH_OF_DICT: Final = cast("Callable[[object], int]", vars(dict)["__len__"])
@@ -54,27 +57,43 @@ class RowDecoder:
         self._quotes = np.empty(0, np.bool_)
         self._escapes = np.empty(0, np.bool_)
 
-    def decode(self, text: memoryview | bytes) -> list[Any]:
+    def decode_list(self, text: memoryview) -> list[Any]:
         """The values of a list of rows.
 
         Raises:
             LostKeyError: when a key stands twice in an object of one of them.
             one of `NO_JSON`: when they are none.
         """
+        return self._decode(text, _DECODE_USUAL, _DECODE)
+
+    def decode_lines(self, text: memoryview) -> list[Any]:
+        """The values of rows that follow each other.
+
+        Raises:
+            as `decode_list`.
+        """
+        return self._decode(text, _DECODE_USUAL_LINES, _DECODE_LINES)
+
+    def _decode(
+        self,
+        text: memoryview,
+        decode_usual: Callable[[memoryview], list[_UsualRow]],
+        decode_any: Callable[[memoryview], list[Any]],
+    ) -> list[Any]:
+        num_quotes = self.count_quotes(text)
         try:
-            usual = _DECODE_USUAL(text)
+            values = decode_usual(text)
         except msgspec.ValidationError:
-            values = _DECODE(text)
+            values = decode_any(text)
         else:
-            if 2 * count_usual_strings(usual) == self.count_quotes(text):
-                return usual
-            values = usual
+            if 2 * count_usual_strings(values) == num_quotes:
+                return values
         _WRITE_INTO(values, self._written)
-        if self.count_quotes(self._written) != self.count_quotes(text):
+        if self.count_quotes(memoryview(self._written)) != num_quotes:
             raise LostKeyError
         return values
 
-    def count_quotes(self, text: memoryview | bytes | bytearray) -> int:
+    def count_quotes(self, text: memoryview) -> int:
         """The quotes of sound JSON that begin or end a string."""
         data = np.frombuffer(text, np.uint8)
         size = len(data)
@@ -109,7 +128,7 @@ def parse_row(raw: bytes, offset: int) -> object | RowProblem:
     return value
 
 
-def count_usual_strings(rows: list[dict[str, _UsualCell]]) -> int:
+def count_usual_strings(rows: list[_UsualRow]) -> int:
     """How many strings there are in usual rows, keys among them; -1 when lists mix texts and objects."""
     count = 0
     objects: list[list[str | dict[str, str]]] = []

@@ -3,30 +3,45 @@
 A list of rows is decoded at once where that succeeds; else its rows are found one by one, and whoever holds
 the piece looks at each.
 
-Lines are decoded as a list with a comma after each newline. A line that is not one whole value makes that
-list invalid or changes its length, for between the tokens of a value, and inside of a string, JSON allows no
-such pair of bytes.
+Lines are decoded together if a `}` stands before each newline and a `{` behind it: nowhere inside of a value
+may these three follow each other, so no value goes on behind a newline. Then as many values as lines are one
+a line.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 
 import msgspec
+import numpy as np
 
 from pipelines.ingest.text_source import TextSource
 from schemas.errors import CorruptError
 
 MAX_ROW_BYTES = 64 << 20
 """A longer row is taken for a missing quote or bracket."""
-CHUNK_BYTES: Final = 256 << 10
-"""Of text that is decoded at once: the objects made of it stay in the processor's cache."""
 
-Decode = Callable[[memoryview | bytes], list[Any]]
+Decode = Callable[[memoryview], list[Any]]
 Span = tuple[int, int]
+
+
+@runtime_checkable
+@runtime_checkable
+class RowsDecoder(Protocol):
+    """Decodes many rows at once; raises what `msgspec` raises."""
+
+    def decode_list(self, text: memoryview) -> list[Any]:
+        """The elements of a list."""
+        ...
+
+    def decode_lines(self, text: memoryview) -> list[Any]:
+        """Values that follow each other, with spaces between them or none."""
+        ...
+
 
 SPACES: Final = b" \t\r\n"
 _ROWS: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_OPENER, _CLOSER, _NEWLINE = b"{}\n"
 _NO_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -89,8 +104,8 @@ class Place:
             self.row += piece.num_rows
 
 
-def try_decode(decode: Decode, text: memoryview | bytes) -> list[Any] | None:
-    """The rows of a list, or None when it does not decode."""
+def try_decode(decode: Decode, text: memoryview) -> list[Any] | None:
+    """The rows of a text, or None when it does not decode."""
     try:
         return decode(text)
     except _NO_JSON:
@@ -127,7 +142,7 @@ def split_lines(text: memoryview) -> list[Span]:
 
 
 def cut_lines(
-    source: TextSource, offset: int, place: Place, decode: Decode, chunk_bytes: int = CHUNK_BYTES
+    source: TextSource, offset: int, place: Place, decoder: RowsDecoder, chunk_bytes: int
 ) -> Iterator[Piece]:
     """Pieces of JSON lines; blank ones are no rows.
 
@@ -147,7 +162,7 @@ def cut_lines(
             place.check_length(held, offset)
             size *= 2
             continue
-        piece = Piece(view[:end], offset, _decode_lines(view[:end], decode), split_lines)
+        piece = Piece(view[:end], offset, _decode_lines(view[:end], decoder.decode_lines), split_lines)
         place.pass_by(piece)
         if piece.num_rows:
             yield piece
@@ -156,6 +171,8 @@ def cut_lines(
 
 
 def _decode_lines(text: memoryview, decode: Decode) -> list[Any] | None:
-    data = bytes(text).rstrip(SPACES)
-    values = try_decode(decode, b"[%b]" % data.replace(b"\n", b"\n,"))
-    return values if values is not None and len(values) == data.count(b"\n") + 1 else None
+    data = np.frombuffer(text, np.uint8)
+    newlines = np.flatnonzero(data[:-1] == _NEWLINE)
+    is_between = data[0] == _OPENER and (data[newlines - 1] == _CLOSER) & (data[newlines + 1] == _OPENER)
+    values = try_decode(decode, text) if np.all(is_between) else None
+    return values if values is not None and len(values) == len(newlines) + 1 else None
