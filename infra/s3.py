@@ -8,8 +8,9 @@ The three kinds of write of `infra/storage.py`, in requests:
 - `replace`: HEAD, GET, one PUT with `If-Match` on the ETag of the HEAD. The ETag is taken before the bytes
   are compared, so a change at any moment between them is a conflict and never lost.
 
-A retried PUT whose first reply was lost is refused by its own first success; only then, and if the bytes that
-stand there are its own, it counts as done.
+A PUT whose reply was lost is sent again, by botocore or unseen by aiohttp, and refused because of its own
+success. So each conditional PUT carries a number in the object's metadata by which a writer that is refused
+knows its own work; that takes one more HEAD.
 
 Listings and objects are never cached. The object holds its URL and nothing else: it travels to workers, and
 each process connects by itself, from its own environment. Costs: `replace` takes three requests, `put` two.
@@ -21,6 +22,7 @@ A process that is killed leaves its multipart uploads, which no listing shows an
 import contextlib
 import os
 import re
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -162,11 +164,12 @@ class S3Storage:
         return self._put_if(path, data, {"IfMatch": str(seen["ETag"]).strip('"')})  # Ceph: 412 if quoted
 
     def _put_if(self, path: str, data: bytes, condition: Mapping[str, str]) -> bool:
-        request = {"Bucket": self._bucket, "Key": self._key(path), "Body": data, **condition}
+        writer = secrets.token_hex(16)
+        request = {"Body": data, "Metadata": {"writer": writer}, **condition}
         for attempt in range(TRIES):
             with named_failures(self._where(path)):
                 try:
-                    self._client().call_s3("put_object", **request)
+                    self._client().call_s3("put_object", Bucket=self._bucket, Key=self._key(path), **request)
                 except OSError as error:
                     refusal = refusal_of(error)
                     if (
@@ -178,17 +181,18 @@ class S3Storage:
                 else:
                     return True
             if refusal.status != 409:
-                return refusal.num_retries > 0 and self._holds(path, data)
+                return self._is_by(path, writer)
             pause(attempt)
         raise StorageUnavailableError(
             f"{self._where(path)}: other writers were in the way {TRIES} times; run the command again"
         )
 
-    def _holds(self, path: str, data: bytes) -> bool:
+    def _is_by(self, path: str, writer: str) -> bool:
         try:
-            return self.read_bytes(path) == data
+            seen = self._call("head_object", path, {})
         except NotFoundError:
             return False
+        return seen.get("Metadata", {}).get("writer") == writer
 
     def _put_parts(self, path: str, file: SeekableFile, size: int) -> None:
         part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))

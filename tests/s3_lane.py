@@ -84,6 +84,17 @@ def s3_url(
     return f"s3://{BUCKET}/tests/{sha256_hex(request.node.nodeid.encode())[:16]}"
 
 
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are tried again at once."""
+    from botocore.retries.standard import ExponentialBackoff
+
+    from infra import s3_client
+
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 0.0)
+    monkeypatch.setattr(s3_client, "MAX_PAUSE_S", 0.0)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what the S3 tests ran on."""
     if served := config.stash.get(_SERVED, None):

@@ -254,20 +254,6 @@ def test_a_body_that_always_breaks_off_is_never_short(scripted: Script) -> None:
     assert scripted.asked == ["GET", "GET"]
 
 
-@pytest.mark.parametrize(
-    ("scripted", "won"),
-    [
-        ([refusal(500, "InternalError"), refusal(412, "PreconditionFailed"), Reply(200, b"mine")], True),
-        ([refusal(500, "InternalError"), refusal(412, "PreconditionFailed"), Reply(200, b"else")], False),
-        ([refusal(412, "PreconditionFailed"), Reply(200, b"mine")], False),
-    ],
-    indirect=["scripted"],
-)
-def test_a_create_whose_reply_was_lost_has_won(scripted: Script, won: bool) -> None:
-    assert S3Storage("s3://corpora/a").create("x", b"mine") is won
-    assert scripted.asked[0] == "PUT"
-
-
 def test_local_storage_loads_no_s3_library() -> None:
     code = (
         "import sys, infra.storage; infra.storage.open_storage('/tmp/x');"
