@@ -6,7 +6,8 @@ A cell that cannot be read (text that is no UTF-8) costs its row alone, whose ra
 cells that can.
 
 Pictures are `image`, a struct of bytes and path, or a list of such under `image` or `images`.
-`EmbeddedMedia` holds one row group's pictures at a time, so neighboring rows cost one read.
+`EmbeddedMedia` holds one row group's pictures at a time, so neighboring rows cost one read, and rows in no
+order one row group each. Of row groups too large for that it holds some rows.
 """
 
 import bisect
@@ -14,6 +15,7 @@ import io
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final, cast
 
@@ -21,14 +23,15 @@ import msgspec
 
 from infra.files import open_files
 from pipelines.ingest.json_values import RowProblem
-from pipelines.ingest.parquet_input import DAMAGE, Batch, ParquetInput, ReadableRow, is_picture
+from pipelines.ingest.parquet_input import DAMAGE, Batch, ParquetInput, ReadableRow, RowGroup, is_picture
 from pipelines.ingest.ranges import RangeKind, RowRange
-from schemas.errors import CorruptError, PipelineError, RejectCode, SampleError
+from schemas.errors import CorruptError, NotFoundError, RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 
 Pictures = tuple[bytes | None, ...]
 """Of a row; None for one without bytes."""
 
+MAX_HELD_BYTES = 256 << 20
 _BATCH_ROWS: Final = 1024
 _PICTURES_PER_BATCH: Final = 32
 
@@ -111,9 +114,9 @@ class EmbeddedMedia:
 
     def __init__(self, url: str | Path) -> None:
         self._files = open_files(url)
-        self._file = ""
-        self._starts: list[int] = []
-        self._group = -1
+        self._name = ""
+        self._first = 0
+        """Of the rows whose pictures are held."""
         self._pictures: list[Pictures] = []
 
     def find(self, reference: MediumReference) -> str:
@@ -131,7 +134,7 @@ class EmbeddedMedia:
         try:
             pictures = self._read_row(name, int(row))
             data = pictures[int(index or 0)] if pictures else None
-        except (PipelineError, LookupError, ValueError) as error:
+        except (CorruptError, NotFoundError, LookupError, ValueError) as error:
             message = f"{location}: no picture that can be read: {error}"
             raise SampleError(RejectCode.UNREADABLE_FILE, message) from error
         if not data:
@@ -139,19 +142,30 @@ class EmbeddedMedia:
         return data
 
     def _read_row(self, name: str, row: int) -> Pictures:
-        if name != self._file:
-            with self._files.open(name) as file, _open(file, name) as parquet:
-                counts = [group.num_rows for group in parquet.groups]
-            self._starts = [sum(counts[:index]) for index in range(len(counts))]
-            self._file, self._group = name, -1
-        group = bisect.bisect_right(self._starts, row) - 1
-        if group != self._group:
+        if name != self._name or not self._first <= row < self._first + len(self._pictures):
+            self._name, self._pictures = "", []
             with self._files.open(name) as file:
-                self._pictures = list(
-                    read_pictures(file, RowRange(RangeKind.PARQUET, group, group + 1), name)
-                )
-            self._group = group
-        return self._pictures[row - self._starts[group]]
+                with _open(file, name) as parquet:
+                    groups = parquet.groups
+                self._first, self._pictures = _read_around(file, name, groups, row)
+            self._name = name
+        return self._pictures[row - self._first]
+
+
+def _read_around(
+    file: io.RawIOBase, name: str, groups: Sequence[RowGroup], row: int
+) -> tuple[int, list[Pictures]]:
+    """The pictures of the row group of a row, or of some rows of a large one, and the first of these rows."""
+    ends = list(accumulate(group.num_rows for group in groups))
+    index = bisect.bisect_right(ends, row)
+    if row < 0 or index == len(groups):
+        raise LookupError(f"the file has {ends[-1] if ends else 0} rows")
+    first, end = ends[index] - groups[index].num_rows, ends[index]
+    pictures = read_pictures(file, RowRange(RangeKind.PARQUET, index, index + 1), name)
+    if groups[index].picture_bytes <= MAX_HELD_BYTES:
+        return first, list(pictures)
+    start = row - (row - first) % _PICTURES_PER_BATCH
+    return start, list(islice(pictures, start - first, min(end, start + _PICTURES_PER_BATCH) - first))
 
 
 class _RawRows:

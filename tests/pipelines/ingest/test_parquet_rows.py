@@ -10,7 +10,7 @@ from row_reading import read_from
 
 from infra.files import open_files
 from infra.s3_client import connect
-from pipelines.ingest import ranges
+from pipelines.ingest import parquet_rows, ranges
 from pipelines.ingest.chunks import read_chunks, scan_chunks
 from pipelines.ingest.parquet_rows import EmbeddedMedia, read_pictures
 from pipelines.ingest.ranges import RangeKind, RowRange, plan_ranges
@@ -151,6 +151,28 @@ def test_embedded_media_are_found_by_row(tmp_path):
             media.read(location, MediumKind.IMAGE)
         assert caught.value.code is RejectCode.UNREADABLE_FILE, location
     assert media.read("a.parquet#0", MediumKind.IMAGE) == b"picture 0"
+
+
+def test_of_a_large_row_group_some_rows_are_held(tmp_path, monkeypatch):
+    write(tmp_path / "a.parquet", sample(100, picture), group_rows=80)
+    monkeypatch.setattr(parquet_rows, "MAX_HELD_BYTES", 10)
+    media = EmbeddedMedia(tmp_path)
+    for n in (0, 31, 33, 79, 78, 81, 99, 1):
+        if picture(n):
+            assert media.read(f"a.parquet#{n}", MediumKind.IMAGE) == b"picture %d" % n
+        assert len(media._pictures) <= 32
+
+
+def test_storage_that_fails_rejects_no_record(tmp_path, monkeypatch):
+    write(tmp_path / "a.parquet", sample(3, picture))
+
+    def fail(*_):
+        raise StorageUnavailableError("no whole answer in 5 tries")
+
+    media = EmbeddedMedia(tmp_path)
+    monkeypatch.setattr(media._files, "open", fail)
+    with pytest.raises(StorageUnavailableError):
+        media.read("a.parquet#0", MediumKind.IMAGE)
 
 
 def test_a_file_without_pictures_has_none(tmp_path):
