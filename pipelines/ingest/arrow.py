@@ -2,8 +2,6 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
@@ -17,10 +15,8 @@ _polars: Any = pl
 ARROW_ERRORS: Final[tuple[type[Exception], ...]] = (_arrow.ArrowException, OSError, UnicodeDecodeError)
 """What reading a damaged file raises; UnicodeDecodeError when bad UTF-8 becomes Python text."""
 
-VALUE_ERRORS: Final[tuple[type[Exception], ...]] = (ValueError, OverflowError)
-"""What one cell raises that Python has no value for: text that is no UTF-8, a date out of range."""
-
 ROWS_PER_GROUP: Final = 16_384
+_BATCH_ROWS: Final = 1024
 
 _REPETITIVE: Final = frozenset({"source", "record_file", "modality", "kind", "extension", "code"})
 """Columns of few different values; they are stored by number."""
@@ -30,67 +26,20 @@ Values = dict[str, object]
 
 
 class ParquetFile:
-    """An open parquet file: its leaf columns, its rows in batches, its row groups."""
+    """An open parquet file that this project wrote: its columns, its rows."""
 
-    def __init__(self, file: Path | io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO) -> None:
         self._file: Any = _parquet.ParquetFile(file, pre_buffer=False)
         self.leaves: list[str] = [column.path for column in self._file.schema]
-        metadata = self._file.metadata
-        self.group_rows: list[int] = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
-    def rows(self, leaves: Sequence[str] | None = None, batch_rows: int = 1024) -> Iterator[Values]:
-        """All rows as plain values; memory is one batch and one column chunk each."""
-        for batch in self._file.iter_batches(batch_rows, columns=leaves, use_threads=False):
+    def rows(self) -> Iterator[Values]:
+        """All rows as plain values."""
+        for batch in self._file.iter_batches(_BATCH_ROWS, use_threads=False):
             yield from batch.to_pylist()
-
-    def readable_rows(self, leaves: Sequence[str], batch_rows: int = 1024) -> Iterator["ReadableRow"]:
-        """All rows, each without the cells that cannot be read; one such cell spoils no other."""
-        for batch in self._file.iter_batches(batch_rows, columns=leaves, use_threads=False):
-            try:
-                rows: list[Values] = batch.to_pylist()
-            except VALUE_ERRORS:
-                yield from (_read_cells(batch, index) for index in range(batch.num_rows))
-            else:
-                yield from (ReadableRow(values) for values in rows)
-
-    def read_group(self, group: int, leaf: str) -> "Column":
-        """One column of one row group."""
-        table = self._file.read_row_group(group, columns=[leaf], use_threads=False)
-        return Column(table.column(0))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-@dataclass(frozen=True, slots=True)
-class ReadableRow:
-    """The cells of a row that can be read, and what is wrong with the first that cannot."""
-
-    values: Values
-    problem: str | None = None
-
-
-def _read_cells(batch: Any, index: int) -> ReadableRow:  # noqa: ANN401 - pyarrow has no types
-    values: Values = {}
-    problem: str | None = None
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            values[name] = column[index].as_py()
-        except VALUE_ERRORS as error:
-            problem = problem or f"column {name!r} cannot be read: {error}"
-    return ReadableRow(values, problem)
-
-
-class Column:
-    """Values of one column, made into Python objects one at a time."""
-
-    def __init__(self, column: Any) -> None:  # noqa: ANN401 - pyarrow has no types
-        self._column = column
-
-    def value(self, index: int) -> object:
-        """The value in a row of the column."""
-        return self._column[index].as_py()
 
 
 def to_frame(table: Any) -> pl.DataFrame:  # noqa: ANN401 - pyarrow has no types
