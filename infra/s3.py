@@ -25,11 +25,12 @@ import re
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from infra.s3_client import TRIES, Client, connect, named_failures, pause, read_object, refusal_of
-from infra.storage import SeekableFile, checked_path
+from infra.storage import SeekableFile, StoredObject, checked_path
 from schemas.errors import (
     ConfigError,
     ConflictError,
@@ -114,18 +115,30 @@ class S3Storage:
                 swept.append(key[self._start :])
         return swept
 
-    def list(self, folder: str) -> list[str]:
+    def list_objects(self, folder: str) -> list[StoredObject]:
         prefix = f"{self._key(folder)}/"
         request: dict[str, object] = {"Bucket": self._bucket, "Prefix": prefix}
-        found: list[str] = []
+        found: list[StoredObject] = []
         while True:
             with named_failures(f"s3://{self._bucket}/{prefix}"):
                 page = self._client().call_s3("list_objects_v2", **request)
-            found += [str(entry["Key"]) for entry in page.get("Contents", [])]
+            now = _date_of(page)
+            found += [
+                StoredObject(
+                    path=str(entry["Key"])[self._start :],
+                    num_bytes=int(entry["Size"]),
+                    age_s=_age_s(now, entry["LastModified"]),
+                )
+                for entry in page.get("Contents", [])
+                if not str(entry["Key"]).endswith("/")
+            ]
             if not page.get("IsTruncated"):
                 break
             request["ContinuationToken"] = page["NextContinuationToken"]
-        return sorted(key[self._start :] for key in found if not key.endswith("/"))
+        return sorted(found, key=lambda one: one.path)
+
+    def list(self, folder: str) -> list[str]:
+        return [one.path for one in self.list_objects(folder)]
 
     def _list_uploads(self) -> Iterator[tuple[str, str, float]]:
         """Uploads in parts that were begun and not ended: key, identity, age by the server's clock."""
@@ -138,10 +151,9 @@ class S3Storage:
         while True:
             with named_failures(f"s3://{self._bucket}/{prefix}"):
                 page = self._client().call_s3("list_multipart_uploads", **request)
-            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            now = _date_of(page)
             for upload in page.get("Uploads", []):
-                age_s = max(0.0, (now - upload["Initiated"]).total_seconds())  # `now` is whole seconds
-                yield upload["Key"], upload["UploadId"], age_s
+                yield upload["Key"], upload["UploadId"], _age_s(now, upload["Initiated"])
             if not page.get("IsTruncated"):
                 return
             request["KeyMarker"] = page["NextKeyMarker"]
@@ -242,6 +254,15 @@ class S3Storage:
 
     def _where(self, path: str) -> str:
         return f"s3://{self._bucket}/{self._key(path)}"
+
+
+def _date_of(page: Mapping[str, Any]) -> datetime:
+    """The server's time when it replied."""
+    return parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+
+def _age_s(now: datetime, then: datetime) -> float:
+    return max(0.0, (now - then).total_seconds())  # `now` is whole seconds
 
 
 def _split_url(url: str) -> tuple[str, str]:

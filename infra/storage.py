@@ -18,7 +18,9 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, runtime_checkable
@@ -40,6 +42,16 @@ class SeekableFile(Protocol):
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """Move, and tell where to."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as a listing tells of it."""
+
+    path: str
+    num_bytes: int
+    age_s: float
+    """Since it was written, by the storage's own clock."""
 
 
 @runtime_checkable
@@ -99,6 +111,10 @@ class Storage(Protocol):
         """Drop what writers that were killed left half written, if it is older than that by the storage's
         clock; the paths of what was dropped. No finished object is touched.
         """
+        ...
+
+    def list_objects(self, folder: str) -> list[StoredObject]:
+        """All objects below a folder, sorted by path."""
         ...
 
     def list(self, folder: str) -> list[str]:
@@ -233,8 +249,7 @@ class LocalStorage:
     def sweep_unfinished(self, min_age_s: float) -> list[str]:
         if not self._root.is_dir():
             return []
-        with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, dir=self._root) as newest:
-            now = os.fstat(newest.fileno()).st_mtime
+        now = self._now()
         swept: list[str] = []
         for path in sorted(self._root.rglob(f"{_TEMPORARY}*")):
             with contextlib.suppress(FileNotFoundError):
@@ -243,6 +258,16 @@ class LocalStorage:
                     swept.append(path.relative_to(self._root).as_posix())
         return swept
 
+    def list_objects(self, folder: str) -> list[StoredObject]:
+        paths = self.list(folder)
+        now = self._now() if paths else 0.0
+        found: list[StoredObject] = []
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                state = self.local_path(path).stat()
+                found.append(StoredObject(path, state.st_size, max(0.0, now - state.st_mtime)))
+        return found
+
     def list(self, folder: str) -> list[str]:
         base = self.local_path(folder)
         return sorted(
@@ -250,6 +275,14 @@ class LocalStorage:
             for path in base.rglob("*")
             if path.is_file() and not path.name.startswith(".")
         )
+
+    def _now(self) -> float:
+        """The time by the clock of the file system, which need not be this machine's."""
+        try:
+            with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, dir=self._root) as newest:
+                return os.fstat(newest.fileno()).st_mtime
+        except OSError:  # who may not write cannot ask it
+            return time.time()
 
     @contextlib.contextmanager
     def _temporary(self, target: Path) -> Generator[tuple[BinaryIO, Path]]:

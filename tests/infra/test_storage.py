@@ -143,6 +143,18 @@ def test_listing_is_sorted_and_below_the_folder(storage: Storage) -> None:
     assert storage.list("nothing") == []
 
 
+def test_a_listing_tells_sizes_and_ages_by_the_storage(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, data in (("b/2", b""), ("b/1", b"0123"), ("bb/1", b"x")):
+        storage.put(name, io.BytesIO(data))
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    listed = storage.list_objects("b")
+    assert [(one.path, one.num_bytes) for one in listed] == [("b/1", 4), ("b/2", 0)]
+    assert all(0 <= one.age_s < 60 for one in listed)
+    assert storage.list_objects("nothing") == []
+
+
 def test_scratch_is_its_pieces_written_over_what_was_there(storage: Storage) -> None:
     storage.write_scratch("notes/a", [b"before, and longer"])
     storage.write_scratch("notes/a", [b"01", memoryview(b"23"), b""])
@@ -231,6 +243,17 @@ def test_local_writes_that_were_cut_short_are_swept_by_age(tmp_path: Path) -> No
         os.utime(left, (moment, moment))
     assert storage.sweep_unfinished(86_400) == ["b/.writing-old"]
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".writing-new", "1"]
+
+
+def test_ages_of_local_objects_are_those_of_their_files(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    for name, age_s in (("b/1", 1000.0), ("b/2", 0.0)):
+        storage.put(name, io.BytesIO(b"x"))
+        moment = time.time() - age_s
+        os.utime(storage.local_path(name), (moment, moment))
+    old, new = storage.list_objects("b")
+    assert 990 < old.age_s < 1100
+    assert new.age_s < 100
 
 
 def test_unknown_schemes_are_refused() -> None:
