@@ -4,16 +4,21 @@ A stage that sorts or joins more than fits in memory does it by buckets: each un
 writes one scratch object with a blob for every bucket, and a unit of the next stage reads its blob from
 every object. Blobs are opaque here. An object is written at once, so a unit holds what it scatters.
 
-Nothing of this is part of a corpus: scratch objects lie under a folder of the run and are removed when the
-stage is done. Those of a run that was killed stay until they are collected as garbage.
+Nothing of this is part of a corpus: scratch objects lie under a folder of the run and are removed when it is
+done. Those of a run that was killed are removed by the next run on the same machine, or by `onetoken gc`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import os
+import socket
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
 from infra.storage import Storage
+from schemas.digest import SHORT, sha256_hex
 
 SCRATCH: Final = "scratch"
 
@@ -47,7 +52,40 @@ def gather(storage: Storage, objects: Iterable[Scattered], bucket: int) -> Itera
             yield place, blob
 
 
-def remove_scratch(storage: Storage, run: str) -> None:
-    """Drop all scratch objects of a run."""
+@contextlib.contextmanager
+def scratch_folder(storage: Storage) -> Generator[str]:
+    """A folder for scratch objects, gone when the block is left; those of dead runs of this machine, too."""
+    _sweep(storage)
+    run = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        yield f"{SCRATCH}/{run}"
+    finally:
+        _remove(storage, run)
+
+
+def _sweep(storage: Storage) -> None:
+    runs = {path.split("/")[1] for path in storage.list(SCRATCH)}
+    for run in runs:
+        machine, process, *_ = [*run.split("-"), "", ""]
+        if machine == _machine() and process.isdecimal() and not _is_alive(int(process)):
+            _remove(storage, run)
+
+
+def _remove(storage: Storage, run: str) -> None:
     for path in storage.list(f"{SCRATCH}/{run}"):
         storage.remove(path)
+
+
+def _machine() -> str:
+    """A name for this machine that tells nothing about it."""
+    return sha256_hex(f"{socket.gethostname()} {uuid.getnode()}".encode())[:SHORT]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

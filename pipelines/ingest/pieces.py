@@ -26,7 +26,6 @@ Span = tuple[int, int]
 
 
 @runtime_checkable
-@runtime_checkable
 class RowsDecoder(Protocol):
     """Decodes many rows at once; raises what `msgspec` raises."""
 

@@ -9,12 +9,14 @@ Findings go back to where they were asked for: a blob for each range of rows, in
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Final
 
 import xxhash
 
 from infra.storage import Storage
+from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.facts import read_facts
 from pipelines.ingest.findings import (
@@ -141,9 +143,15 @@ class FileProbe:
 def describe_bytes(data: bytes, reference: MediumReference, location: str) -> Finding:
     """The finding of a medium whose bytes are at hand."""
     try:
-        return describe_found(location, read_facts(data, reference.kind))
+        return describe_found(location, read_facts(data, reference.kind, _decoder().read_video_facts))
     except SampleError as error:
         return RejectedMedium(error.code, f"{location!r}: {error.message}")
+
+
+@cache
+def _decoder() -> IsolatedDecoder:
+    """The process that opens clips for this one: a hostile clip costs itself and nothing else."""
+    return IsolatedDecoder()
 
 
 def request_hash(source: str, reference: MediumReference) -> int:

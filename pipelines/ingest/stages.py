@@ -4,7 +4,6 @@ Ingest and retry are made of them. What passes through here is small: where scra
 """
 
 import contextlib
-import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from pipelines.ingest.findings import ProbeCounts
 from pipelines.ingest.group import GroupResult, GroupWorker, RankedFile
 from pipelines.ingest.inputs import AnnotationInput, RangeUnit, list_inputs
 from pipelines.ingest.items import Answers
-from pipelines.ingest.media import locate_media
+from pipelines.ingest.media import MediaSource, locate_media
 from pipelines.ingest.probe import AskingRange, ProbeResult, ProbeWorker
 from pipelines.ingest.probe_cache import ProbeCache, drop_superseded, open_cache
 from pipelines.ingest.read import ReadResult, ReadUnit, ReadWorker
 from pipelines.ingest.scan import ScanWorker, choose_request_bits
 from pipelines.ingest.scanning import ScannedRange
-from pipelines.scatter import SCRATCH, Scattered, remove_scratch
+from pipelines.scatter import Scattered, scratch_folder
 from schemas.corpus import Manifest
 from schemas.recipe import Recipe
 
@@ -37,8 +36,7 @@ class IngestRun:
     storage: Storage
     engine: Engine
     progress: Progress
-    here: Path
-    """Where paths of the recipe start from."""
+    media: tuple[MediaSource, ...]
     scratch: str
     """Folder for scratch objects."""
     inputs: tuple[AnnotationInput, ...]
@@ -53,15 +51,15 @@ class IngestRun:
 def open_run(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress) -> Generator[IngestRun]:
     """A run, with a folder for scratch objects that is empty again when the block is left.
 
+    Paths of the recipe start from the current folder.
+
     Raises:
-        ConfigError: for annotations that are not there.
+        ConfigError: for annotations and media roots that are not there.
     """
-    name, here = uuid.uuid4().hex, Path.cwd()
-    inputs = list_inputs(recipe, here)
-    try:
-        yield IngestRun(recipe, storage, engine, progress, here, f"{SCRATCH}/{name}", inputs)
-    finally:
-        remove_scratch(storage, name)
+    here = Path.cwd()
+    inputs, media = list_inputs(recipe, here), locate_media(recipe.sources, here)
+    with scratch_folder(storage) as scratch:
+        yield IngestRun(recipe, storage, engine, progress, media, scratch, inputs)
 
 
 def make_scan_worker(run: IngestRun) -> ScanWorker:
@@ -142,7 +140,7 @@ def _probe_files(
     worker = probe(
         storage=run.storage,
         scratch=run.scratch,
-        sources=locate_media(run.recipe.sources, run.here),
+        sources=run.media,
         asking=ranges,
         request_bits=num_buckets.bit_length() - 1,
         cache=cache,

@@ -34,7 +34,8 @@ def test_build_finds_all_of_it_done(small_job, outcomes):
     built = run_onetoken("build", small_job.recipe, "--corpus", small_job.corpus, "--json")
     assert built.status == 0
     expected = outcomes["ingest"].values | outcomes["shard"].values | outcomes["featurize"].values
-    assert built.values == expected
+    assert (expected["media_read"], expected["media_unchanged"]) == (8, 0)
+    assert built.values == expected | {"media_read": 0, "media_unchanged": 8}
     assert "shard:" not in built.said
     assert "featurize:" not in built.said
 

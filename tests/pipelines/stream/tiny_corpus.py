@@ -123,14 +123,13 @@ def build_corpus(folder: Path, rejected: Sequence[int] = (), num_files: int = 2)
         name="tiny",
         ingest_digest="0" * 64,
         sources=[
-            SourceTotals(
-                name=name, read=0, taken=0, written=0, rejected=0, rejects={}, repairs={}, reject_budget=0
-            )
+            SourceTotals(name=name, files={}, read=0, taken=0, rejects={}, reject_budget=0)
             for name in SOURCES
         ],
         num_media=0,
         num_media_bytes=0,
         num_media_uses=0,
+        media_digest="0",
         examples=[_write_examples(storage, part) for part in _cut(examples, num_files)],
         media=[],
         quarantine=[],
