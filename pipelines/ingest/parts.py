@@ -102,7 +102,7 @@ class Part:
         self._ends.append(len(self._text))
         self._raws.append(raw)
         if media and self._items.setdefault(key, media) is not media:
-            self._items[key] = min(media, self._items[key], key=_places_of)
+            self._items[key] = _choose_places(self._items[key], media)
 
     def pack_examples(self, bits: int) -> list[memoryview]:
         """One blob a bucket, in the order of rows."""
@@ -133,8 +133,13 @@ class Part:
         return _pack(arrays, MEDIUM_COLUMNS, bits)
 
 
-def _places_of(media: tuple[FoundMedium, ...]) -> list[str]:
-    return [medium.location for medium in media]
+def _choose_places(some: tuple[FoundMedium, ...], others: tuple[FoundMedium, ...]) -> tuple[FoundMedium, ...]:
+    """The same media, each at the smaller of its two places."""
+    return tuple([min(pair, key=_place_of) for pair in zip(some, others, strict=True)])
+
+
+def _place_of(medium: FoundMedium) -> str:
+    return medium.location
 
 
 def read_parts(blobs: Iterable[tuple[int, bytes]]) -> Any:  # noqa: ANN401 - pyarrow has no types
