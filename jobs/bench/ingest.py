@@ -109,6 +109,7 @@ def write_records(folder: Path, num_records: int, say: Say) -> RecordFolder:
 
 def run_rounds(records: RecordFolder, say: Say) -> list[Round]:
     """Let both sides take turns."""
+    say("reading all of it once, then parsing and ingest in turn")
     _warm_page_cache(records)
     begin_s = time.monotonic()
     rounds: list[Round] = []

@@ -52,7 +52,7 @@ class IngestTime(msgspec.Struct):
 
 
 def parse_files(folder: Path) -> ParseTime:
-    """Decode all files of a folder whole."""
+    """Decode all files of a folder whole; each is let go before the next, within the time."""
     paths = sorted(folder.glob("*.json"))
     num_rows = 0
     gc.disable()
