@@ -123,13 +123,13 @@ def scan_packets(file: ByteFile, medium_format: MediumFormat) -> Timeline:
     shown = _Shown()
     with open_container(file, medium_format) as container:
         stream = find_stream(container)
+        tick_s = float(stream.time_base or 0)
         try:
             for packet in container.demux(stream):
                 shown.num_packets += packet.size > 0
                 pts = packet.pts if packet.pts is not None else packet.dts
                 if pts is None or packet.size == 0:
                     continue
-                tick_s = float(packet.time_base)
                 end_s = (pts + (packet.duration or 0)) * tick_s
                 shown.add(pts * tick_s, end_s, packet.is_keyframe, packet.is_discard)
         except MemoryError as error:

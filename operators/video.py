@@ -167,10 +167,11 @@ def _decode_frames(clip: _Clip, report: VideoReport) -> Generator[tuple[float, D
         stream = find_stream(container)
         stream.thread_type = "SLICE"
         stream.codec_context.thread_count = 1
+        tick_s = float(stream.time_base or 0)
         for frame in _decode_packets(container, stream, report):
-            if frame.pts is None or frame.time_base is None:
+            if frame.pts is None:
                 continue
-            time_s = float(frame.pts * frame.time_base)
+            time_s = frame.pts * tick_s
             if first_s is None:
                 # Not the container's: AVI gives packets no display times, and the frames know better.
                 lost_before = report.num_damaged > clip.timeline.num_missing
