@@ -8,6 +8,7 @@ import pytest
 import yaml
 from encodable_inputs import make_recipe, recipe_values, write_inputs
 from faulty_proxy import Fault, misbehave_at_random, stand_before
+from s3_lane import KEY_ID
 from test_build_killed import DEADLINE_S, finish, kill, start_build
 from watched_storage import read_objects
 
@@ -96,14 +97,35 @@ def racers(inputs: Path, s3_url: str) -> Iterator[list[subprocess.Popen[bytes]]]
 
 
 def test_two_builds_that_race_end_with_one_corpus(
-    racers: list[subprocess.Popen[bytes]], inputs: Path, undisturbed: dict[str, bytes], s3_url: str
+    racers: list[subprocess.Popen[bytes]],
+    inputs: Path,
+    undisturbed: dict[str, bytes],
+    s3_endpoint: Endpoint,
+    s3_url: str,
 ) -> None:
-    complaints = [process.communicate(timeout=DEADLINE_S)[1].decode() for process in racers]
+    told = [b"".join(process.communicate(timeout=DEADLINE_S)).decode() for process in racers]
     statuses = [process.returncode for process in racers]
-    assert 0 in statuses, complaints
-    for status, complaint in zip(statuses, complaints, strict=True):
-        assert status == 0 or (OTHERS_WORK in complaint and "Traceback" not in complaint), complaint
+    assert 0 in statuses, told
+    for status, text in zip(statuses, told, strict=True):
+        assert status == 0 or (OTHERS_WORK in text and "Traceback" not in text), text
+        assert s3_endpoint.secret not in text
+        assert s3_endpoint.key_id not in text
     assert read_s3_objects(S3Storage(s3_url)) == undisturbed
     finish(start_build(inputs / "recipe.yaml", s3_url))
     assert read_s3_objects(S3Storage(s3_url)) == undisturbed
     assert load_manifest(S3Storage(s3_url)).features
+
+
+def test_wrong_credentials_end_a_build_and_are_not_told(
+    inputs: Path, s3_endpoint: Endpoint, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if s3_endpoint.key_id == KEY_ID:
+        pytest.skip("the mock checks no signature")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-and-not-to-be-told")
+    process = start_build(inputs / "recipe.yaml", s3_url)
+    told = b"".join(process.communicate(timeout=DEADLINE_S)).decode()
+    assert process.returncode == 2
+    assert "S3 refuses access (SignatureDoesNotMatch); set AWS_ACCESS_KEY_ID" in told
+    assert "Traceback" not in told
+    for secret in ("wrong-and-not-to-be-told", s3_endpoint.secret, s3_endpoint.key_id):
+        assert secret not in told

@@ -1,14 +1,11 @@
 """Media on S3: found by listing, read by key, and nothing outside the prefix."""
 
 import io
-import logging
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from infra import files
 from infra.files import open_files
-from infra.s3_client import connect
 from infra.s3_files import S3Files
 from infra.storage import open_storage
 from pipelines.ingest import media_bucket, media_root
@@ -28,28 +25,12 @@ OBJECTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def server():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
 @pytest.fixture
-def url(server, monkeypatch):
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
-    connect().call_s3("create_bucket", Bucket="media")
-    storage = open_storage("s3://media")
+def url(s3_url):
+    storage = open_storage(s3_url)
     for path, data in OBJECTS.items():
         storage.put(path, io.BytesIO(data))
-    return "s3://media/root"
+    return f"{s3_url}/root"
 
 
 @pytest.fixture
@@ -122,10 +103,10 @@ def test_what_is_not_there_has_a_code(url, path, code):
 def test_an_object_that_went_away_changed_or_is_too_large_is_named(url, monkeypatch):
     root = MediaBucket(url)
     root.find(image("a.jpg"))
-    client = connect()
-    client.call_s3("put_object", Bucket="media", Key="root/a.jpg", Body=b"another length")
+    storage = open_storage(url)
+    storage.write_scratch("a.jpg", [b"another length"])
     assert code_of(lambda: root.read("a.jpg", MediumKind.IMAGE)) is RejectCode.UNREADABLE_FILE
-    client.call_s3("delete_object", Bucket="media", Key="root/a.jpg")
+    storage.remove("a.jpg")
     assert code_of(lambda: root.read("a.jpg", MediumKind.IMAGE)) is RejectCode.MISSING_FILE
     monkeypatch.setattr(media_root, "MAX_MEDIUM_BYTES", 0)
     assert code_of(lambda: root.read("sub/v_x.mp4", MediumKind.VIDEO)) is RejectCode.VIDEO_TOO_LARGE
