@@ -28,7 +28,7 @@ def pick_path(rng: Random) -> str:
 
 def make_llava_row(rng: Random) -> Row:
     paths = [pick_path(rng) for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3)))]
-    num_words = len(paths) if rng.random() < 0.8 else rng.randrange(3)
+    num_words = len(paths) if rng.random() < 0.7 else rng.randrange(3)
     row: Row = {"id": rng.choice((1, "1", "x", None, 1.5))}
     row["conversations"] = talk("<image>" * num_words + rng.choice(ASKED), rng.choice(ANSWERED))
     if rng.random() < 0.2:
@@ -91,7 +91,7 @@ def write_source(
     (folder / name).mkdir(parents=True)
     files: list[Path] = []
     for place in range(rng.choice((1, 2))):
-        num_rows = rng.randrange(25)
+        num_rows = rng.randrange(40)
         if layout == "onevision":
             path = folder / name / f"{place}.parquet"
             rows = [make_embedded_row(rng) for _ in range(num_rows)]
