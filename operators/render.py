@@ -106,7 +106,7 @@ def stream_clip(clip: bytes | ByteFile, policy: RenderPolicy) -> tuple[VideoRepo
 def collect_views(groups: Iterable[RenderedViews], report: VideoReport | None) -> RenderedMedium:
     """All views of a medium in one array; the report tells a clip from a picture."""
     held = list(groups)
-    views = np.concatenate([group.views for group in held])
+    views = held[0].views if len(held) == 1 else np.concatenate([group.views for group in held])
     if report is None:
         return RenderedMedium(views, 1, ())
     return RenderedMedium(views, len(held), tuple(group.time_s for group in held), report)

@@ -10,7 +10,6 @@ the last line of it for the reject's message.
 """
 
 import io
-import os
 import resource
 import signal
 import socket
@@ -74,7 +73,7 @@ class _Server:
     def __init__(
         self,
         channel: socket.socket,
-        medium: io.RawIOBase,
+        medium: io.FileIO,
         limits: DecodeLimits,
         policy: RenderPolicy | None,
     ) -> None:
@@ -103,8 +102,8 @@ class _Server:
         elif self._policy is None:
             raise AssertionError("views were asked for without a policy")
         elif request.kind is MediumKind.IMAGE:
-            data = os.pread(self._medium.fileno(), request.num_bytes, 0)
-            self._send_views(iter([render_picture(data, self._policy)]))
+            self._medium.seek(0)
+            self._send_views(iter([render_picture(self._medium.readall(), self._policy)]))
             send_message(self._channel, Rendered(None))
         else:
             report, groups = stream_clip(self._medium, self._policy)

@@ -61,7 +61,7 @@ class IsolatedDecoder:
             SampleError: when it does not decode; DECODER_TIMEOUT, DECODER_CRASH, DECODER_OUT_OF_MEMORY for
                 what it did to the process.
         """
-        answer, groups = self._ask(Render(len(data), kind), data)
+        answer, groups = self._ask(Render(kind), data)
         if not isinstance(answer, Rendered):
             raise WorkError(f"a decoding process answered a request for views with {answer}")
         return collect_views(groups, answer.report)
@@ -72,7 +72,7 @@ class IsolatedDecoder:
         Raises:
             SampleError: as `render`.
         """
-        answer, _ = self._ask(ReadFacts(len(data)), data)
+        answer, _ = self._ask(ReadFacts(), data)
         if not isinstance(answer, Facts):
             raise WorkError(f"a decoding process answered a request for facts with {answer}")
         return answer.facts

@@ -2,7 +2,7 @@
 
 A message is its length in four bytes and a MessagePack map with a tag. Pixels follow the message that
 announces them, as raw bytes. The encoded medium does not pass through the socket: it stands in an unnamed
-file that both processes hold open (`Request.num_bytes` of it), so that a clip is not copied whole.
+file that both processes hold open, so that a clip is not copied whole.
 """
 
 import socket
@@ -45,15 +45,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class ReadFacts(msgspec.Struct, frozen=True, tag="read_facts"):
-    """Asks for the facts of a clip."""
-
-    num_bytes: int
+    """Asks for the facts of the clip in the file."""
 
 
 class Render(msgspec.Struct, frozen=True, tag="render"):
-    """Asks for the views of a medium."""
+    """Asks for the views of the medium in the file."""
 
-    num_bytes: int
     kind: MediumKind
 
 
