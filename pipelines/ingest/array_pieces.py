@@ -19,6 +19,7 @@ from pipelines.ingest.pieces import (
     Place,
     RowsDecoder,
     Span,
+    double_size,
     is_splittable,
     split_array,
     try_decode,
@@ -81,7 +82,8 @@ class ArrayCutter:
             piece = self._speculate(is_last) or self._walk(may_end, is_last)
             if piece is not None or self._is_done:
                 return piece
-            size *= 2
+            self._drop_space()
+            size = double_size(size, self._chunk_bytes)
 
     def _load(self, size: int) -> None:
         """Hold so many bytes behind the bracket, or all that are left."""
@@ -90,6 +92,13 @@ class ArrayCutter:
         self._end += self._source.read_into(memoryview(grown)[self._end :])
         self._data = grown
         self._is_all = self._end < len(grown)
+
+    def _drop_space(self) -> None:
+        """Forget the spaces before the first row."""
+        start = skip_space(self._data, 1, self._end)
+        self._data = bytearray(b"[") + self._data[start : self._end]
+        self._end = len(self._data)
+        self._offset += start - 1
 
     def _speculate(self, is_last: bool) -> Piece | None:
         """The rows to the last separator or the end of the text, if they parse."""

@@ -103,6 +103,11 @@ class Place:
             self.row += piece.num_rows
 
 
+def double_size(size: int, chunk_bytes: int) -> int:
+    """The size of a buffer for a row that did not fit, up to what any row fits into."""
+    return min(2 * size, MAX_ROW_BYTES + chunk_bytes)
+
+
 def try_decode(decode: Decode, text: memoryview) -> list[Any] | None:
     """The rows of a text, or None when it does not decode."""
     try:
@@ -159,7 +164,7 @@ def cut_lines(
         source.give_back(view[end:held])
         if not end:
             place.check_length(held, offset)
-            size *= 2
+            size = double_size(size, chunk_bytes)
             continue
         piece = Piece(view[:end], offset, _decode_lines(view[:end], decoder.decode_lines), split_lines)
         place.pass_by(piece)

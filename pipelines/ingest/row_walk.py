@@ -7,6 +7,9 @@ the rows of a file are separated.
 import re
 from typing import Final
 
+MAX_DEPTH: Final = 100_000
+"""Brackets that are not closed so far; more are no row but a cut or hostile file."""
+
 Buffer = bytes | bytearray
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
@@ -81,6 +84,8 @@ def _find_closer(data: Buffer, at: int, end: int) -> int:
             if match.end() == start + 1:
                 return -1
         elif byte in _CLOSERS:
+            if len(expected) == MAX_DEPTH:
+                raise UnbalancedError(at, f"nested deeper than {MAX_DEPTH} levels")
             expected.append(_CLOSERS[byte])
         elif expected.pop() != byte:
             raise UnbalancedError(at, f"brackets do not match: {chr(byte)!r} {start - at} bytes into the row")

@@ -213,10 +213,11 @@ BROKEN_LISTS = [
     (b"[]]", 0, 2),
     (b"[,1]", 0, 1),
     (b"[", 0, 1),
+    (b"[1, " + b"[" * 200_000, 1, 4),
 ]
 
 
-@pytest.mark.parametrize(("data", "row", "byte"), BROKEN_LISTS)
+@pytest.mark.parametrize(("data", "row", "byte"), BROKEN_LISTS, ids=range(len(BROKEN_LISTS)))
 @pytest.mark.parametrize("chunk_bytes", [1, 4, 11, 1 << 18])
 def test_a_broken_list_is_fatal_and_says_where(tmp_path, data, row, byte, chunk_bytes):
     with pytest.raises(CorruptError, match=f"row {row}, byte {byte}:.*{row} rows before it are whole"):
@@ -299,6 +300,27 @@ def test_a_quote_that_is_missing_stops_at_the_limit(tmp_path):
         pytest.raises(CorruptError, match=rf"row 50, byte {1 + 50 * 12}"),
     ):
         read_file(tmp_path, data, chunk_bytes=100)
+
+
+@pytest.mark.parametrize("data", [b"%b[1,%b{},%b2%b]%b", b"%b{}%b\n%b\n%b2%b\n"], ids=["list", "lines"])
+@pytest.mark.parametrize("chunk_bytes", [1, 10, 1 << 18])
+def test_spaces_are_no_row_over_the_limit(tmp_path, data, chunk_bytes):
+    data %= tuple([b" " * 90] * data.count(b"%b"))
+    for text in (data, data.replace(b"  ", b" \n") if data.startswith(b" " * 90 + b"[") else data):
+        with patch.object(pieces, "MAX_ROW_BYTES", 200):
+            reading = read_file(tmp_path, text, chunk_bytes=chunk_bytes)
+        assert [value for _, value, _ in reading.rows] == [value for _, value, _ in naive_rows(text)]
+        assert reading.rows
+
+
+def test_any_number_of_spaces_before_a_row_is_passed_by(tmp_path):
+    data = b"[1," + b" \n" * 5000 + b"2]" + b" " * 5000
+    with patch.object(pieces, "MAX_ROW_BYTES", 200):
+        reading = read_file(tmp_path, data, chunk_bytes=10)
+    assert [value for _, value, _ in reading.rows] == [1, 2]
+    data = b"[1," + b" \n" * 5000 + b"NaN," + b"{" * 300
+    with patch.object(pieces, "MAX_ROW_BYTES", 200), pytest.raises(CorruptError, match=r"row 2, byte 10007:"):
+        read_file(tmp_path, data, chunk_bytes=10)
 
 
 class Watched(io.RawIOBase):
