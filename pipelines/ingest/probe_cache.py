@@ -6,7 +6,9 @@ in objects named by what they hold, cut by the leading bits of the hash by which
 run with more or fewer buckets reads the files that overlap its own.
 
 Trusting size and time is what `make` and `rsync` do too. A file that was changed behind both is found out
-when its shard is written, and `onetoken ingest --reread` leaves the cache aside.
+when its shard is written, and `onetoken ingest --reread` begins with an empty cache. What does not follow
+from the bytes of a file (it may not be read, a decoder took too long) is not kept: that may be mended, and
+leaves size and time as they are.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,15 +19,24 @@ import msgspec
 
 from infra.files import FileState
 from infra.storage import Storage
-from pipelines.ingest.findings import Finding
+from pipelines.ingest.findings import Finding, RejectedMedium
 from schemas.digest import SHORT, sha256_hex
-from schemas.errors import NotFoundError
+from schemas.errors import NotFoundError, RejectCode
 from schemas.record import MediumKind
 
 FOLDER: Final = "probes"
 _VERSION: Final = "v1"
 _ALL: Final = "all"
-
+_MAY_PASS: Final = frozenset(
+    {
+        RejectCode.MISSING_FILE,
+        RejectCode.UNREADABLE_FILE,
+        RejectCode.DECODER_TIMEOUT,
+        RejectCode.DECODER_CRASH,
+        RejectCode.DECODER_OUT_OF_MEMORY,
+    }
+)
+"""Codes that tell of a machine, not of the bytes of a file."""
 
 Place = tuple[str, str, MediumKind]
 """Root, location, and as what a file is looked at."""
@@ -86,7 +97,7 @@ class ProbeCache:
 
     def write(self, group: str, bits: str, rows: Iterable[CachedFinding]) -> str | None:
         """Store the findings of a group; the path of the object, None where there are none."""
-        ordered = sorted(rows, key=lambda row: row.place)
+        ordered = sorted(filter(_lasts, rows), key=lambda row: row.place)
         return self._write_object(group, bits, _ENCODER.encode(ordered)) if ordered else None
 
     def read_rows(self, group: str, state: FileState) -> list[list[Finding]] | None:
@@ -124,8 +135,13 @@ class ProbeCache:
 
 
 def open_cache(storage: Storage, reread: bool = False) -> ProbeCache:
-    """The cache of a corpus; an empty one where media shall be read again."""
-    return ProbeCache(storage, () if reread else tuple(storage.list(FOLDER)))
+    """The cache of a corpus, emptied where media shall be read again, so that no later run believes it."""
+    paths = tuple(storage.list(FOLDER))
+    if not reread:
+        return ProbeCache(storage, paths)
+    for path in paths:
+        storage.remove(path)
+    return ProbeCache(storage, ())
 
 
 def drop_superseded(
@@ -164,6 +180,10 @@ def _parse(path: str) -> tuple[str, str]:
     """Group and bits of an object's name; nobody's for another version."""
     group, held, version, *_ = [*path.rpartition("/")[2].split("-"), "", "", ""]
     return (group, "" if held == _ALL else held) if version == _VERSION else ("", "")
+
+
+def _lasts(row: CachedFinding) -> bool:
+    return not (isinstance(row.finding, RejectedMedium) and row.finding.code in _MAY_PASS)
 
 
 def _begins(row: CachedFinding, bits: str) -> bool:
