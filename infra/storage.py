@@ -19,16 +19,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
 
 from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
 COPY_BYTES = 1 << 20
 _TEMPORARY = ".writing-"
+_FOLDER_TRIES = 20
+
+Opened = TypeVar("Opened")
 
 
 @runtime_checkable
@@ -235,8 +238,7 @@ class LocalStorage:
 
     def write_scratch(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
         target = self.local_path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb", buffering=0) as file:
+        with _open_in_folder(target.parent, lambda: target.open("wb", buffering=0)) as file:
             for piece in pieces:
                 _write_whole(file, piece)
 
@@ -286,8 +288,9 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _temporary(self, target: Path) -> Generator[tuple[BinaryIO, Path]]:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, text = tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
+        descriptor, text = _open_in_folder(
+            target.parent, lambda: tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
+        )
         name = Path(text)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -295,6 +298,16 @@ class LocalStorage:
                 yield file, name
         finally:
             name.unlink(missing_ok=True)
+
+
+def _open_in_folder(folder: Path, open_file: Callable[[], Opened]) -> Opened:
+    """Open a file in a folder that is made first; `remove` drops empty folders, maybe this one in between."""
+    for _ in range(_FOLDER_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return open_file()
+    folder.mkdir(parents=True, exist_ok=True)
+    return open_file()
 
 
 def _write_whole(file: RawIOBase, piece: bytes | memoryview) -> None:

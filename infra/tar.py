@@ -20,7 +20,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, Protocol, cast
 
 import xxhash
 
@@ -52,6 +52,14 @@ class WrittenShard:
     members: tuple[Member, ...]
     sha256: str
     num_bytes: int
+
+
+class Readable(Protocol):
+    """What is read from start to end."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next `size` bytes, fewer at the end."""
+        ...
 
 
 class _BlockWriter:
@@ -149,6 +157,30 @@ def scan_tar(file: IO[bytes]) -> tuple[Member, ...]:
         CorruptError: when it is cut short, damaged, or not as `write_shard` writes it.
     """
     return tuple(_scan(file))
+
+
+def read_members(file: Readable) -> Iterator[tuple[Member, bytes]]:
+    """The members of a shard with their data, each whole in memory, from the start of the shard.
+
+    Raises:
+        CorruptError: when any byte that is not data is not as `write_shard` writes it.
+    """
+    offset = 0
+    previous = ""
+    while (header := file.read(_BLOCK)) != bytes(_BLOCK):
+        name, size = _read_header(header, offset)
+        if name <= previous:
+            raise CorruptError(f"member {name} of a tar comes after {previous}: not a shard")
+        offset += _BLOCK
+        data, padding = file.read(size), file.read(-size % _BLOCK)
+        if len(data) < size or padding != bytes(-size % _BLOCK):
+            raise CorruptError(f"a tar ends inside member {name}, or its padding is not zero")
+        yield Member(name, offset, size, xxhash.xxh3_64_hexdigest(data)), data
+        previous = name
+        offset += size + len(padding)
+    rest = _BLOCK + -(offset + 2 * _BLOCK) % tarfile.RECORDSIZE
+    if file.read(rest + 1) != bytes(rest):
+        raise CorruptError(f"a tar does not end as a shard does after byte {offset}")
 
 
 def _check_member(name: str, size: int, previous: str) -> None:

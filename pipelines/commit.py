@@ -3,7 +3,7 @@
     work  ->  objects, named by digest, put in any order     (invisible: nothing lists them yet)
           ->  commits/UNIT-FINGERPRINT.json, created exclusively  (the unit is done)
           ->  manifest, named by digest                      (the stage is done)
-          ->  corpus.json replaced                           (readers see it)
+          ->  corpus.json replaced                           (readers see it; see `pipelines.notices`)
 
 A process may die between any two steps and be started again: what is committed is skipped, what is not is
 made again with the same bytes. Two workers may finish the same unit: one commit wins.
@@ -16,6 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from infra.storage import SeekableFile, Storage
+from pipelines.notices import find_removals, publication_notice
 from schemas.configuration import Model
 from schemas.corpus import (
     FORMAT_VERSION,
@@ -107,7 +108,10 @@ def _list_records(storage: Storage, unit: str, fingerprint: str) -> Iterator[Com
     """All records of a unit, the first one first."""
     attempt = 0
     while storage.exists(commit_path(unit, fingerprint, attempt)):
-        yield _read_record(storage, unit, fingerprint, attempt)
+        try:
+            yield _read_record(storage, unit, fingerprint, attempt)
+        except NotFoundError:  # collected as garbage this moment
+            return
         attempt += 1
 
 
@@ -168,12 +172,30 @@ def publish_manifest(storage: Storage, manifest: Manifest, derived_from: Manifes
         derived_from: the manifest in force when the work began; None: there was none.
 
     Raises:
-        ConflictError: when somebody else published meanwhile; their work would be lost otherwise.
+        ConflictError: when somebody else published meanwhile, whose work would be lost otherwise; when
+            garbage was collected meanwhile, and with it objects that the manifest lists.
     """
     storage.put(manifest.path, io.BytesIO(manifest.to_bytes()))
     wanted = _point_to(manifest)
-    if not storage.exists(POINTER_PATH) or storage.read_bytes(POINTER_PATH) != wanted:
+    if storage.exists(POINTER_PATH) and storage.read_bytes(POINTER_PATH) == wanted:
+        return
+    with publication_notice(storage, manifest.digest):
+        _check_objects(storage, manifest, derived_from)
         storage.replace(POINTER_PATH, wanted, expected=_point_to(derived_from) if derived_from else None)
+
+
+def _check_objects(storage: Storage, manifest: Manifest, derived_from: Manifest | None) -> None:
+    """See that what a manifest adds is there and will stay; what is listed in force needs no look."""
+    listed = {entry.path for entry in derived_from.list_objects()} if derived_from else set[str]()
+    added = {entry.path for entry in manifest.list_objects()} - listed | {manifest.path}
+    leaving = added & find_removals(storage)
+    folders = {path.rpartition("/")[0] for path in added}
+    gone = added.difference(*(storage.list(folder) for folder in folders))
+    if leaving or gone:
+        raise ConflictError(
+            f"{storage.url}: garbage was collected while this was built, and with it {min(leaving | gone)} "
+            f"and {len(leaving | gone) - 1} more objects; when that is done, run the command again"
+        )
 
 
 def _point_to(manifest: Manifest) -> bytes:

@@ -4,6 +4,7 @@ Objects are immutable and named by digest; a manifest lists every object that co
 to the one manifest in force. Everything here refuses a format version that it does not know.
 """
 
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from pydantic import Field
@@ -144,6 +145,14 @@ class Manifest(StrictModel):
     def to_bytes(self) -> bytes:
         """The bytes that are stored: what the digest covers."""
         return canonical_json(self.model_dump(mode="json"))
+
+    def list_objects(self) -> Iterator[ObjectEntry]:
+        """Every object that the manifest lists."""
+        yield from (*self.examples, *self.media, *self.quarantine)
+        yield from (entry for shard in self.shards for entry in (shard.tar, shard.index))
+        for features in self.features.values():
+            yield from (features.spec, features.attention)
+            yield from (entry for shard in features.shards for entry in (shard.tar, shard.index))
 
 
 class Pointer(StrictModel):

@@ -1,0 +1,230 @@
+"""Verify: is everything that the manifest in force lists there, as it was written, and does it fit together?
+
+    tables, quarantine, spec, weights   digest and size; rows in order, each once; totals by source and code
+    shards, leaf by leaf                see `check_leaves`, `check_tars`
+    plan                                leaves that overlap nowhere; a shard for each
+    manifests, commit records           digest; form and name
+
+Every bit of every object that the manifest lists is covered by a digest, and the manifest by the pointer.
+Left out: the environment in commit records, which nothing depends on, and the cache of the probe, whose
+entries carry digests of their own and are passed over when damaged. Objects that no manifest lists are told,
+not blamed.
+
+A unit is one file of a table or one leaf, so memory is that of sharding. All bytes are read once, tables
+twice.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from infra.storage import Storage
+from pipelines.commit import load_manifest
+from pipelines.engine import Engine, Progress, no_progress, run_as_finished
+from pipelines.upkeep.check_leaves import LeafCheck, LeafUnit, read_spec
+from pipelines.upkeep.check_tables import TABLE_CHECKS, check_totals
+from pipelines.upkeep.findings import FAULT, REBUILD, Checked, Finding
+from pipelines.upkeep.inventory import (
+    digest_in,
+    list_commits,
+    list_data,
+    list_manifests,
+    list_scratch,
+    read_commit,
+    read_manifest,
+    sum_bytes,
+)
+from schemas.corpus import POINTER_PATH, Manifest, ObjectEntry, ShardEntry, commit_path
+from schemas.errors import CorruptError, MismatchError, NotFoundError
+from schemas.record import Modality
+
+RECORDS_PER_UNIT: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectUnit:
+    """A file of a table, or an object of which only the digest counts."""
+
+    kind: str
+    entry: ObjectEntry
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsUnit:
+    """Some commit records."""
+
+    paths: tuple[str, ...]
+
+
+CheckUnit = ObjectUnit | LeafUnit | RecordsUnit
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyWorker:
+    """Builds the checking function inside a worker."""
+
+    storage: Storage
+    manifest: Manifest
+
+    def build(self) -> Callable[[CheckUnit], Checked]:
+        """See `Worker.build`."""
+        leaves = LeafCheck(self.storage, self.manifest)
+
+        def check(unit: CheckUnit) -> Checked:
+            match unit:
+                case LeafUnit():
+                    return leaves.check(unit)
+                case RecordsUnit():
+                    return _check_records(self.storage, unit.paths)
+                case ObjectUnit():
+                    if unit.kind in TABLE_CHECKS:
+                        return TABLE_CHECKS[unit.kind](self.storage, unit.entry)
+                    checked = Checked()
+                    checked.read(self.storage, unit.entry)
+                    return checked
+
+        return check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a verification came to."""
+
+    findings: tuple[Finding, ...]
+    num_objects: int = 0
+    num_bytes: int = 0
+    num_items: int = 0
+    num_manifests: int = 0
+    num_commits: int = 0
+    num_unlisted: int = 0
+    """Objects that no manifest lists."""
+    num_unlisted_bytes: int = 0
+    num_scratch: int = 0
+    num_scratch_bytes: int = 0
+
+
+def verify(storage: Storage, engine: Engine, progress: Progress = no_progress) -> Verified:
+    """Check everything that a corpus holds.
+
+    Raises:
+        NotFoundError: when there is no corpus.
+    """
+    try:
+        manifest = load_manifest(storage)
+    except (CorruptError, MismatchError, NotFoundError) as error:
+        if not storage.exists(POINTER_PATH):
+            raise
+        way_out = "restore it, or delete corpus.json and run the build again"
+        return Verified(findings=(Finding(POINTER_PATH, str(error), way_out),))
+    total = Checked()
+    commits = [record.path for record in list_commits(storage)]
+    units = [*_list_units(manifest), *_cut(commits)]
+    worker = VerifyWorker(storage, manifest)
+    for _, checked in run_as_finished(engine, worker, units, "verify", progress):
+        total.add(checked)
+    _check_plan(manifest, total)
+    if not total.findings:
+        check_totals(manifest, total, manifest.path)
+        _check_sets(storage, manifest, total)
+    listed = _check_manifests(storage, total)
+    unlisted = [one for one in list_data(storage) if one.path not in listed]
+    scratch = list_scratch(storage)
+    return Verified(
+        findings=tuple(sorted(set(total.findings))),
+        num_objects=total.num_objects,
+        num_bytes=total.num_bytes,
+        num_items=sum(leaf.num_items for leaf in manifest.plan),
+        num_manifests=len(list_manifests(storage)),
+        num_commits=len(commits),
+        num_unlisted=len(unlisted),
+        num_unlisted_bytes=sum_bytes(unlisted),
+        num_scratch=len(scratch),
+        num_scratch_bytes=sum_bytes(scratch),
+    )
+
+
+def _list_units(manifest: Manifest) -> Iterator[CheckUnit]:
+    for kind, entries in (
+        ("examples", manifest.examples),
+        ("media", manifest.media),
+        ("quarantine", manifest.quarantine),
+    ):
+        yield from (ObjectUnit(kind, entry) for entry in entries)
+    for features in manifest.features.values():
+        yield from (ObjectUnit("file", entry) for entry in (features.spec, features.attention))
+    shards = {shard.name: shard for shard in manifest.shards}
+    sets = [
+        (digest, {shard.name: shard for shard in features.shards})
+        for digest, features in manifest.features.items()
+    ]
+    for leaf in manifest.plan:
+        encoded = tuple((digest, named[leaf.name]) for digest, named in sets if leaf.name in named)
+        yield LeafUnit(leaf, shards.get(leaf.name), encoded)
+
+
+def _cut(paths: Sequence[str]) -> Iterator[RecordsUnit]:
+    for start in range(0, len(paths), RECORDS_PER_UNIT):
+        yield RecordsUnit(tuple(paths[start : start + RECORDS_PER_UNIT]))
+
+
+def _check_records(storage: Storage, paths: Sequence[str]) -> Checked:
+    """Commit records are what their names say."""
+    checked = Checked()
+    for path in paths:
+        try:
+            record = read_commit(storage, path)
+        except (CorruptError, MismatchError) as error:
+            checked.blame(path, str(error))
+            continue
+        if record and not path.startswith(commit_path(record.unit, record.fingerprint).removesuffix(".json")):
+            checked.blame(path, "is the record of another unit")
+    return checked
+
+
+def _check_plan(manifest: Manifest, total: Checked) -> None:
+    """Leaves are sorted and overlap nowhere; every leaf has its shards, and no shard is without a leaf."""
+    for one, other in pairwise(manifest.plan):
+        if one.modality is other.modality and (
+            other.prefix.startswith(one.prefix) or other.prefix < one.prefix
+        ):
+            total.blame(manifest.path, f"leaves {one.name} and {other.name} overlap or are not sorted", FAULT)
+    names = [leaf.name for leaf in manifest.plan]
+    with_media = [leaf.name for leaf in manifest.plan if leaf.modality is not Modality.TEXT]
+    if manifest.shards:
+        _check_names(manifest.shards, names, manifest.path, total)
+    for features in manifest.features.values():
+        _check_names(features.shards, with_media, manifest.path, total)
+
+
+def _check_names(shards: Sequence[ShardEntry], names: Sequence[str], where: str, total: Checked) -> None:
+    found = Counter(shard.name for shard in shards)
+    odd = sorted((found - Counter(names)) + (Counter(names) - found))
+    if odd:
+        total.blame(where, f"{len(odd)} shards are not those of the plan, the first is {odd[0]}", FAULT)
+
+
+def _check_sets(storage: Storage, manifest: Manifest, total: Checked) -> None:
+    """Totals and names of the caches."""
+    for digest, features in manifest.features.items():
+        where = f"features/{digest}"
+        spec = read_spec(storage, features.spec)
+        if spec is None or spec.short_digest != digest:
+            total.blame(features.spec.path, "is the spec of another cache")
+        total.expect(where, "items", features.num_items, total.tally["encoded", digest])
+        total.expect(where, "views", features.num_views, total.tally["views", digest])
+        total.expect(where, "rejects of items", len(features.rejects), total.tally["rejects", digest])
+
+
+def _check_manifests(storage: Storage, total: Checked) -> set[str]:
+    """Manifests that are not in force are whole, too; the paths of all that any of them lists."""
+    listed: set[str] = set()
+    for one in list_manifests(storage):
+        try:
+            manifest = read_manifest(storage, digest_in(one.path))
+        except (CorruptError, MismatchError, NotFoundError) as error:
+            total.blame(one.path, str(error), REBUILD)
+            continue
+        listed.update(entry.path for entry in manifest.list_objects())
+    return listed
