@@ -37,9 +37,7 @@ def lined(rows):
 
 
 def embedded(rows, picture):
-    schema = pa.schema(
-        {"id": pa.string(), "image": picture, "conversations": TURNS, "data_source": pa.string()}
-    )
+    columns = {"id": pa.string(), "image": picture, "conversations": TURNS, "data_source": pa.string()}
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), file, row_group_size=2)
     return file.getvalue()
