@@ -119,7 +119,7 @@ class ArrayCutter:
         """See how the first two rows are separated."""
         start = skip_space(self._data, 1, self._end)
         try:
-            row_end = find_value_end(self._data, start, self._end, self._is_all)
+            row_end = find_value_end(self._data, start, self._end)
         except UnbalancedError:
             return
         if row_end > 0:
@@ -151,7 +151,7 @@ class ArrayCutter:
         while True:
             start = skip_space(data, at, end)
             if start < end and data[start] == _CLOSER and may_end and not spans:
-                return self._close(start, spans, is_last)
+                return self._close(start, spans)
             row_end = self._find_end(start, len(spans))
             if row_end < 0:
                 break
@@ -162,7 +162,7 @@ class ArrayCutter:
             if follows == end:
                 self._fail(follows, len(spans), "the file is cut")
             if data[follows] == _CLOSER:
-                return self._close(follows, spans, is_last)
+                return self._close(follows, spans)
             if data[follows] != _COMMA:
                 found = bytes(data[follows : follows + 1])
                 self._fail(follows, len(spans), f"',' is wanted, {found!r} found")
@@ -188,14 +188,12 @@ class ArrayCutter:
 
     def _find_end(self, start: int, index: int) -> int:
         try:
-            return find_value_end(self._data, start, self._end, self._is_all)
+            return find_value_end(self._data, start, self._end)
         except UnbalancedError as error:
             self._fail(error.place, index, error.what)
 
-    def _close(self, cut: int, spans: list[Span], is_last: bool) -> Piece | None:
+    def _close(self, cut: int, spans: list[Span]) -> Piece | None:
         """The last piece, of a list that ends at `cut`."""
-        if not is_last:
-            self._fail(cut, len(spans), "the list ends here")
         at = skip_space(self._data, cut + 1, self._end)
         if at == self._end and not self._is_all:
             at += self._skip_rest()

@@ -101,7 +101,7 @@ def _learn_first_separator(file: io.RawIOBase, start: TextStart, num_bytes: int)
         data = file.read(size) or b""
         at = skip_space(data, 0, len(data))
         try:
-            row_end = find_value_end(data, at, len(data), is_all=False)
+            row_end = find_value_end(data, at, len(data))
         except UnbalancedError:
             return b""
         separator = learn_separator(data, row_end, len(data)) if row_end > 0 else b""

@@ -37,14 +37,13 @@ def skip_space(data: Buffer, at: int, end: int) -> int:
     return match.end() if match else at
 
 
-def find_value_end(data: Buffer, at: int, end: int, is_all: bool) -> int:
+def find_value_end(data: Buffer, at: int, end: int) -> int:
     """Where the value that begins at `at` ends; -1 when more than `data[:end]` is needed to tell.
 
     Args:
         data: what was read.
         at: of a byte that is no space, or `end`.
-        end: of what was read.
-        is_all: nothing comes after.
+        end: of what was read. A value that ends there may go on: a number does.
 
     Raises:
         UnbalancedError: where no value begins, or brackets do not match.
@@ -58,7 +57,7 @@ def find_value_end(data: Buffer, at: int, end: int, is_all: bool) -> int:
         if data[at] != _QUOTE:
             raise UnbalancedError(at, "a value is wanted")
         return -1
-    return match.end() if match.end() < end or is_all else -1
+    return match.end()
 
 
 def learn_separator(data: Buffer, row_end: int, end: int) -> bytes:

@@ -158,6 +158,18 @@ def test_most_rows_are_cut_where_they_are_guessed_to_end(tmp_path):
     assert not walked
 
 
+def test_a_separator_that_changes_is_learnt_anew(tmp_path):
+    rows = sample_rows(1000)
+    texts = [json.dumps(row) for row in rows[:500]] + [json.dumps(row, indent=1) for row in rows[500:]]
+    with patch.object(
+        array_pieces.ArrayCutter, "_walk", autospec=True, side_effect=array_pieces.ArrayCutter._walk
+    ) as walk:
+        reading = read_file(tmp_path, f"[{', '.join(texts)}]".encode(), chunk_bytes=2000)
+    assert [value for _, value, _ in reading.rows] == rows
+    assert reading.num_chunks > 30
+    assert 0 < walk.call_count < 6
+
+
 def test_rows_without_a_common_separator_are_one_stream(tmp_path):
     rows = [[n, str(n)] for n in range(500)]
     reading = read_file(tmp_path, json.dumps(rows).encode(), 100, 50)
@@ -218,7 +230,7 @@ BROKEN_LISTS = [
 
 
 @pytest.mark.parametrize(("data", "row", "byte"), BROKEN_LISTS, ids=range(len(BROKEN_LISTS)))
-@pytest.mark.parametrize("chunk_bytes", [1, 4, 11, 1 << 18])
+@pytest.mark.parametrize("chunk_bytes", [1, 4, 9, 10, 11, 1 << 18])
 def test_a_broken_list_is_fatal_and_says_where(tmp_path, data, row, byte, chunk_bytes):
     with pytest.raises(CorruptError, match=f"row {row}, byte {byte}:.*{row} rows before it are whole"):
         read_file(tmp_path, data, chunk_bytes=chunk_bytes)
@@ -269,7 +281,15 @@ def test_blank_lines_are_no_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b'{"a": 1} {"a": 2}\n{"a":\n3}\n', b'{"a": 1}\n"x\ny",2\n', b"{}\n[\n1]\n2 3\n"]
+    "data",
+    [
+        b'{"a": 1} {"a": 2}\n{"a":\n3}\n',
+        b'{"a": 1}\n"x\ny",2\n',
+        b"{}\n[\n1]\n2 3\n",
+        b'{"a":\n{"b": 1}}\n{}{}\n',
+        b'{"a": {}\n}\n{}{}\n',
+        b'{"a": [{}\n{}]}\n{}{}\n',
+    ],
 )
 def test_a_line_is_a_row_whatever_stands_in_it(tmp_path, data):
     reading = read_file(tmp_path, data)
