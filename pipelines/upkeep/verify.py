@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from infra.storage import Storage
+from infra.storage import Storage, StoredObject
 from pipelines.commit import load_manifest
 from pipelines.engine import Engine, Progress, no_progress, run_as_finished
 from pipelines.upkeep.check_leaves import LeafCheck, LeafUnit, read_spec
@@ -128,8 +128,10 @@ def verify(storage: Storage, engine: Engine, progress: Progress = no_progress) -
     if not total.findings:
         check_totals(manifest, total, manifest.path)
         _check_sets(storage, manifest, total)
+    stored = list_data(storage)
+    _check_sizes(manifest, stored, total)
     listed = _check_manifests(storage, total)
-    unlisted = [one for one in list_data(storage) if one.path not in listed]
+    unlisted = [one for one in stored if one.path not in listed]
     scratch = list_scratch(storage)
     return Verified(
         findings=tuple(sorted(set(total.findings))),
@@ -203,6 +205,14 @@ def _check_names(shards: Sequence[ShardEntry], names: Sequence[str], where: str,
     odd = sorted((found - Counter(names)) + (Counter(names) - found))
     if odd:
         total.blame(where, f"{len(odd)} shards are not those of the plan, the first is {odd[0]}", FAULT)
+
+
+def _check_sizes(manifest: Manifest, stored: Sequence[StoredObject], total: Checked) -> None:
+    """Nothing was appended: tars are read no further than they were written."""
+    sizes = {one.path: one.num_bytes for one in stored}
+    for entry in manifest.list_objects():
+        if sizes.get(entry.path, 0) > entry.num_bytes:
+            total.blame(entry.path, f"{sizes[entry.path]} bytes, {entry.num_bytes} were written")
 
 
 def _check_sets(storage: Storage, manifest: Manifest, total: Checked) -> None:
