@@ -83,7 +83,8 @@ def test_a_corpus_is_committed_and_published(storage: S3Storage) -> None:
 
 
 def page(keys: list[str], more: str) -> Reply:
-    entries = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+    facts = "<Size>1</Size><LastModified>2026-01-02T03:04:05.000Z</LastModified>"
+    entries = "".join(f"<Contents><Key>{key}</Key>{facts}</Contents>" for key in keys)
     truncated = "true" if more else "false"
     body = (
         f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>"

@@ -49,6 +49,7 @@ def test_an_upload_that_fails_is_given_up(storage: S3Storage, client: Client) ->
     assert open_uploads(storage, client) == []
 
 
+@pytest.mark.usefixtures("real_s3")
 @pytest.mark.parametrize("per_page", [1000, 2])
 def test_what_killed_writers_left_is_swept(
     storage: S3Storage, client: Client, per_page: int, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +71,7 @@ def test_what_killed_writers_left_is_swept(
     assert elsewhere.sweep_unfinished(0.0) == ["shards/a"]
 
 
+@pytest.mark.usefixtures("real_s3")
 def test_age_is_told_by_the_clock_of_the_server(
     storage: S3Storage, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +81,7 @@ def test_age_is_told_by_the_clock_of_the_server(
     assert storage.sweep_unfinished(0.0) == ["shards/a"]
 
 
+@pytest.mark.usefixtures("real_s3")
 def test_a_writer_that_was_swept_fails_and_leaves_no_object(storage: S3Storage) -> None:
     class Slow(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from encodable_inputs import make_recipe, recipe_values, write_inputs
 from faulty_proxy import Fault, Proxy, misbehave_at_random, stand_before
-from s3_lane import KEY_ID
 from test_build_killed import DEADLINE_S, finish, kill, start_build
 from watched_storage import read_objects
 
@@ -141,11 +140,10 @@ def test_two_builds_that_race_end_with_one_corpus(
     assert load_manifest(S3Storage(s3_url)).features
 
 
+@pytest.mark.usefixtures("real_s3")
 def test_wrong_credentials_end_a_build_and_are_not_told(
     inputs: Path, s3_endpoint: Endpoint, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if s3_endpoint.key_id == KEY_ID:
-        pytest.skip("the mock checks no signature")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-and-not-to-be-told")
     process = start_build(inputs / "recipe.yaml", s3_url)
     told = b"".join(process.communicate(timeout=DEADLINE_S)).decode()
