@@ -54,9 +54,7 @@ LLAVA = [
 ]
 SAID = [([SUB], [SHOWN, ANSWERED, "Else?", "No."]), ([A], ["What?\n<image>", ANSWERED])]
 SAID_ALL = [*SAID, ([], ["Say hello.", "Hello."])]
-SHARE_GPT4V = [
-    {"id": "1", "image": "b.png", "conversations": talk("<image>\nDescribe.", "A plain.\n\nIt is.")}
-]
+SHARE_GPT4V = [{"id": "1", "image": "b.png", "conversations": talk(SHOWN, "A plain.\n\nIt is.")}]
 CONVERTED = [
     {"id": "v_0", "video": "v_0.mp4", "conversations": talk("<image>\nWhen?", "Now.")},
     {"id": "v_0", "video": "v_0.pkl", "conversations": talk("Who?\n<video>", "He.")},
