@@ -40,7 +40,7 @@ from schemas.recipe import ViewsConfig
 from schemas.record import MediumKind
 
 NUM_ROUNDS: Final = 41
-NUM_CLIP_ROUNDS: Final = 5
+NUM_CLIP_ROUNDS: Final = 9
 CLIP_S: Final = 60
 LONG_CLIP_MINUTES: Final = 30
 _SEGMENT_S: Final = 20
