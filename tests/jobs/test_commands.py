@@ -12,7 +12,8 @@ import yaml
 from small_job import QUESTION, SmallJob, run_onetoken, talk, write_picture, write_yaml
 
 STAGES = ("ingest", "shard", "featurize", "build")
-VERBS = (*STAGES, "train", "generate", "inspect", "demo", "bench")
+UPKEEP = ("verify", "diff", "gc")
+VERBS = (*STAGES, *UPKEEP, "train", "generate", "inspect", "demo", "bench")
 FAILED, USAGE, OVER_BUDGET = 1, 2, 3
 
 
@@ -46,6 +47,9 @@ def required_arguments(verb: str) -> list[object]:
         "inspect": ["path"],
         "bench": ["ingest"],
         "demo": [],
+        "verify": ["--corpus", "corpus"],
+        "gc": ["--corpus", "corpus"],
+        "diff": ["one", "other"],
     }
     return given.get(verb, ["r.yaml", "--corpus", "corpus"])
 
@@ -76,7 +80,7 @@ def test_a_wrong_flag_is_named(verb):
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "demo"])
 def test_a_missing_argument_is_named(verb):
-    refuse(USAGE, "Missing argument", verb)
+    refuse(USAGE, "Missing option '--corpus'" if verb in ("verify", "gc") else "Missing argument", verb)
 
 
 @pytest.mark.parametrize("verb", STAGES)

@@ -16,7 +16,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SHIPPED = sorted((REPOSITORY / "jobs/recipes").glob("*.yaml"))
 GROUP = typer.main.get_group(build_app())
-VERBS = {"demo", "ingest", "shard", "featurize", "build", "train", "generate", "inspect", "bench"}
+VERBS = {
+    *("demo", "ingest", "shard", "featurize", "build", "retry"),
+    *("verify", "diff", "gc", "train", "generate", "inspect", "bench"),
+}
 
 
 def read_blocks(language: str) -> list[str]:
