@@ -64,7 +64,7 @@ def _read_findings(unit: RangeUnit) -> list[list[Finding]]:
     """Findings of the rows that are used, in order."""
     with open_files(unit.input.folder).open(unit.input.name) as file:
         wanted = set(unit.within(0, unit.num_rows))
-        rows = enumerate(read_pictures(file, unit.rows))
+        rows = enumerate(read_pictures(file, unit.rows, unit.input.written))
         return [
             [_describe(unit, row, place, data) for place, data in enumerate(pictures)]
             for row, pictures in rows

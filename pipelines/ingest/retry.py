@@ -157,4 +157,5 @@ def _still_rejected(
 
 
 def _holds_duplicates(entry: ObjectEntry) -> bool:
-    return "-duplicates-" in entry.path
+    """Whether grouping wrote a file: SOURCE-duplicates-BITS-DIGEST, where reading writes numbers."""
+    return entry.path.rsplit("-", 3)[1] == "duplicates"

@@ -106,6 +106,17 @@ def test_duplicates_stay_rejected_and_what_was_good_first_is_kept(tiny_recipe, t
     assert codes == after.sources[0].rejects
 
 
+@pytest.mark.parametrize("name", ["x-duplicates-all", "duplicates", "x-duplicates"])
+def test_a_source_may_be_called_duplicates(tiny_recipe, tiny_folder, storage, name):
+    source = tiny_recipe.sources[0].model_copy(update={"name": name, "deduplicate": True})
+    recipe = tiny_recipe.model_copy(update={"sources": [source]})
+    ingest(recipe, storage, SerialEngine())
+    mend_files(tiny_folder)
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (6, 3)
+    assert retried.manifest.sources[0].rejects["duplicate_record"] == 3
+
+
 def test_files_with_other_rows_are_refused(tiny_recipe, tiny_folder, storage):
     ingest(tiny_recipe, storage, SerialEngine())
     rows = json.loads((tiny_folder / "llava.json").read_text())
