@@ -13,15 +13,13 @@ import glob
 import io
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from schemas.errors import ConfigError, NotFoundError
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(NamedTuple):
     """What stands for the bytes of a file without reading them: another state means other bytes."""
 
     num_bytes: int

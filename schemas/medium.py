@@ -6,8 +6,7 @@ conversations about it; its key is a hash, so keys are evenly spread and hold no
 names at the first one).
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.digest import digest_of
 from schemas.record import MediumKind, Modality
@@ -16,9 +15,8 @@ KEY_DIGITS: Final = 32
 KEY_BITS: Final = 4 * KEY_DIGITS
 
 
-@dataclass(frozen=True, slots=True)
-class MediumFacts:
-    """What a header tells of a medium, without decoding it.
+class MediumFacts(NamedTuple):
+    """What a header tells of a medium, without decoding it. A named tuple: one is made for every file.
 
     Width and height are those on display (orientation applied), in pixels; duration is 0 for images.
     """

@@ -133,13 +133,14 @@ def begin_example_id(source: str, item_key: str, occurrence: int = 0) -> bytes:
         item_key: key of the item that the conversation is about.
         occurrence: 0 for the first identical record of the source, 1 for the second, ...
     """
-    return f'["example/2","{source}","{item_key}",{occurrence},'.encode()
+    return f"example/2 {source} {item_key} {occurrence}\n".encode()
 
 
 def end_example_id(beginning: bytes, conversation: bytes) -> bytes:
     """The 16 bytes of an example's id, written as 32 hex digits: a stable name over source, item and text.
 
-    They are the first bytes of the sha256 of `["example/2",SOURCE,ITEM,OCCURRENCE,CONVERSATION]` in canonical
-    JSON, where the conversation is an array, too.
+    They begin the sha256 of a line `example/2 SOURCE ITEM OCCURRENCE` and the encoded conversation below it.
     """
-    return sha256(beginning + conversation + b"]").digest()[:16]
+    digest = sha256(beginning)
+    digest.update(conversation)
+    return digest.digest()[:16]

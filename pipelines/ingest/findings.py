@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import xxhash
 
 from schemas.errors import RejectCode
 from schemas.medium import MediumFacts
@@ -66,6 +67,7 @@ class ProbeCounts:
         )
 
 
+_HASH_BITS: Final = 64
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _FINDINGS: Final = msgspec.msgpack.Decoder(list[Finding])
 _ROWS: Final = msgspec.msgpack.Decoder(list[list[Finding]])
@@ -106,3 +108,13 @@ def pack_row_findings(rows: list[list[Finding]]) -> bytes:
 def unpack_row_findings(blob: bytes) -> list[list[Finding]]:
     """Findings of embedded media, row by row."""
     return _ROWS.decode(blob) if blob else []
+
+
+def request_hash(source: str, reference: MediumReference) -> int:
+    """64 bits that spread the media of all sources evenly."""
+    return xxhash.xxh3_64_intdigest(f"{source}\0{reference.path}".encode("utf-8", "surrogatepass"))
+
+
+def request_bucket(source: str, reference: MediumReference, bits: int) -> int:
+    """The bucket that a reference belongs to."""
+    return request_hash(source, reference) >> (_HASH_BITS - bits)

@@ -4,7 +4,7 @@ One per range of rows: items are looked up by the references of a record, so tha
 share is put together once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
 
@@ -19,8 +19,8 @@ from pipelines.ingest.findings import (
 )
 from pipelines.scatter import Scattered, read_blob
 from schemas.digest import sha256_hex
-from schemas.errors import FatalError, SampleError
-from schemas.medium import item_key_of_media, item_key_of_text, modality_of
+from schemas.errors import RejectCode, SampleError
+from schemas.medium import KEY_DIGITS, item_key_of_media, item_key_of_text, modality_of
 from schemas.record import MediumKind, MediumReference, Modality, Repair, begin_example_id
 
 MODALITIES: Final = tuple(Modality)
@@ -98,13 +98,13 @@ class ItemFinder:
         """The item over the media that stand in the row itself.
 
         Raises:
-            SampleError: with the code of the first medium that cannot be used.
+            SampleError: EMPTY_FILE or BAD_TYPE when the row holds fewer or more media than it names; else
+                with the code of the first that cannot be used.
         """
         if len(findings) != num_media:
-            raise FatalError(
-                f"source {self._source}: a row names {num_media} media, {len(findings)} were probed; "
-                "this is a fault of the program"
-            )
+            code = RejectCode.EMPTY_FILE if len(findings) < num_media else RejectCode.BAD_TYPE
+            held = f"its columns of pictures hold {len(findings)}"
+            raise SampleError(code, f"the row names {num_media} pictures in 'image', {held}")
         return make_item(self._source, findings)
 
     def find_text(self, conversation: bytes) -> KnownItem:
@@ -132,6 +132,15 @@ def make_item(source: str, findings: Sequence[Finding]) -> KnownItem:
         if finding.is_by_stem:
             repairs = _BY_STEM
     media = cast("tuple[FoundMedium, ...]", tuple(findings))
-    key = item_key_of_media(tuple([medium.sha256 for medium in media]))
-    modality = _SINGLE[media[0].kind] if len(media) == 1 else _MULTI
+    if len(media) == 1:
+        key, modality = media[0].sha256[:KEY_DIGITS], _SINGLE[media[0].kind]
+    else:
+        key, modality = item_key_of_media(tuple(medium.sha256 for medium in media)), _MULTI
     return KnownItem(bytes.fromhex(key), begin_example_id(source, key), modality, media, repairs)
+
+
+def combine_repairs(bits: int, repairs: Iterable[Repair]) -> int:
+    """The bits of some repairs, added to others."""
+    for repair in repairs:
+        bits |= REPAIR_BITS[repair]
+    return bits

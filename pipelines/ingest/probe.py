@@ -8,12 +8,12 @@ Findings go back to where they were asked for: a blob for each range of rows, in
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Final
 
-import xxhash
+import msgspec
 
 from infra.storage import Storage
 from pipelines.decode.isolated import IsolatedDecoder
@@ -25,6 +25,7 @@ from pipelines.ingest.findings import (
     RejectedMedium,
     describe_found,
     pack_findings,
+    request_hash,
     unpack_references,
 )
 from pipelines.ingest.media import MediaReader, MediaSource
@@ -35,7 +36,6 @@ from schemas.record import MediumReference
 
 FILES: Final = "files"
 """Group of the cache that findings of files are in."""
-_HASH_BITS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,56 +88,60 @@ class ProbeWorker:
         return probe_bucket
 
 
-@dataclass(slots=True)
 class FileProbe:
     """Looks at media, each once."""
 
-    media: MediaReader
-    seen: dict[Place, CachedFinding]
-    """What is known of files, by where they are."""
-    counts: ProbeCounts = field(default_factory=ProbeCounts)
-    _answers: dict[tuple[str, MediumReference], Finding] = field(
-        default_factory=dict[tuple[str, MediumReference], Finding]
-    )
+    def __init__(self, media: MediaReader, seen: dict[Place, CachedFinding]) -> None:
+        """`seen` is what is known of files, by where they are; what is found out is added."""
+        self.seen = seen
+        self._media = media
+        self._answers: dict[tuple[str, MediumReference], Finding] = {}
+        self._num_read = self._num_bytes_read = self._num_unchanged = 0
+
+    @property
+    def counts(self) -> ProbeCounts:
+        """What was done so far."""
+        return ProbeCounts(self._num_read, self._num_bytes_read, self._num_unchanged)
 
     def find(self, source: str, reference: MediumReference) -> Finding:
         """Find, read and describe one medium."""
         asked = (source, reference)
-        if asked not in self._answers:
-            self._answers[asked] = self._find(source, reference)
-        return self._answers[asked]
+        answer = self._answers.get(asked)
+        if answer is None:
+            answer = self._answers[asked] = self._find(source, reference)
+        return answer
 
     def _find(self, source: str, reference: MediumReference) -> Finding:
         try:
-            location = self.media.find(source, reference)
+            location = self._media.find(source, reference)
             finding = self._look(source, location, reference)
         except SampleError as error:
             return RejectedMedium(error.code, error.message)
-        if isinstance(finding, RejectedMedium):
+        is_plain = location == reference.path or isinstance(finding, RejectedMedium)
+        if is_plain or not _is_by_stem(location, reference):
             return finding
-        is_by_stem = not reference.by_stem and _name(location) != _name(str(reference.path))
-        return describe_found(location, finding.facts, is_by_stem)
+        return msgspec.structs.replace(finding, is_by_stem=True)
 
     def _look(self, source: str, location: str, reference: MediumReference) -> Finding:
         """What is at a location, from the cache if the file is the same."""
-        state = self.media.state(source, location)
-        place = (self.media.root_of(source), location, reference.kind)
+        state = self._media.state(source, location)
+        place = (self._media.root_of(source), location, reference.kind)
         known = self.seen.get(place)
         if known is not None and known.holds_for(state):
-            self.counts += ProbeCounts(num_unchanged=1)
+            self._num_unchanged += 1
             return known.finding
-        finding, num_bytes = self._read(source, location, reference)
-        self.counts += ProbeCounts(num_read=1, num_bytes_read=num_bytes)
-        number = request_hash(source, reference)
-        self.seen[place] = CachedFinding(number, *place, state.num_bytes, state.mtime_ns, state.etag, finding)
+        finding = self._read(source, location, reference)
+        self._num_read += 1
+        self.seen[place] = CachedFinding(request_hash(source, reference), *place, *state, finding)
         return finding
 
-    def _read(self, source: str, location: str, reference: MediumReference) -> tuple[Finding, int]:
+    def _read(self, source: str, location: str, reference: MediumReference) -> Finding:
         try:
-            data = self.media.read(source, location, reference.kind)
+            data = self._media.read(source, location, reference.kind)
         except SampleError as error:
-            return RejectedMedium(error.code, error.message), 0
-        return describe_bytes(data, reference, location), len(data)
+            return RejectedMedium(error.code, error.message)
+        self._num_bytes_read += len(data)
+        return describe_bytes(data, reference, location)
 
 
 def describe_bytes(data: bytes, reference: MediumReference, location: str) -> Finding:
@@ -154,15 +158,6 @@ def _decoder() -> IsolatedDecoder:
     return IsolatedDecoder()
 
 
-def request_hash(source: str, reference: MediumReference) -> int:
-    """64 bits that spread the media of all sources evenly."""
-    return xxhash.xxh3_64_intdigest(f"{source}\0{reference.path}".encode("utf-8", "surrogatepass"))
-
-
-def request_bucket(source: str, reference: MediumReference, bits: int) -> int:
-    """The bucket that a reference belongs to."""
-    return request_hash(source, reference) >> (_HASH_BITS - bits)
-
-
-def _name(path: str) -> str:
-    return PurePosixPath(path).name
+def _is_by_stem(location: str, reference: MediumReference) -> bool:
+    """Whether a file has another name than the record gives it; some records give none."""
+    return not reference.by_stem and location.rpartition("/")[2] != PurePosixPath(str(reference.path)).name

@@ -13,6 +13,7 @@ leaves size and time as they are.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -97,7 +98,7 @@ class ProbeCache:
 
     def write(self, group: str, bits: str, rows: Iterable[CachedFinding]) -> str | None:
         """Store the findings of a group; the path of the object, None where there are none."""
-        ordered = sorted(filter(_lasts, rows), key=lambda row: row.place)
+        ordered = sorted(filter(_lasts, rows), key=attrgetter("root", "location", "kind"))
         return self._write_object(group, bits, _ENCODER.encode(ordered)) if ordered else None
 
     def read_rows(self, group: str, state: FileState) -> list[list[Finding]] | None:
@@ -187,4 +188,4 @@ def _lasts(row: CachedFinding) -> bool:
 
 
 def _begins(row: CachedFinding, bits: str) -> bool:
-    return f"{row.bucket_hash:064b}".startswith(bits)
+    return not bits or row.bucket_hash >> (64 - len(bits)) == int(bits, 2)

@@ -16,13 +16,20 @@ from pipelines.ingest.chunks import Chunk, read_chunks
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.findings import Finding
 from pipelines.ingest.inputs import RangeUnit
-from pipelines.ingest.items import REPAIR_BITS, Answers, ItemFinder
+from pipelines.ingest.items import Answers, ItemFinder, KnownItem, combine_repairs
 from pipelines.ingest.parts import Part
 from pipelines.ingest.tables import put_rejects
 from pipelines.scatter import Scattered, scatter
 from schemas.corpus import ObjectEntry
 from schemas.errors import MismatchError, RejectCode, SampleError
-from schemas.record import Locator, Record, Reject, count_chars, encode_conversation, end_example_id
+from schemas.record import (
+    Locator,
+    MediumReference,
+    Reject,
+    count_chars,
+    encode_conversation,
+    end_example_id,
+)
 
 PART_BYTES: Final = 32 << 20
 """What is held of a range before it is written: ranges that are read in sequence make several parts."""
@@ -110,44 +117,35 @@ class _RangeReader:
     def _read_chunk(self, chunk: Chunk, first: int, num_used: int) -> int:
         """Read the rows of a chunk that are used; how many they are."""
         parse, problems, values = self._layout.parse, chunk.problems, chunk.values
+        first_row, add, keeps_raw = self._range.first_row + first, self._part.add, self._unit.keeps_raw
         used = self._range.within(first, len(values))
         for place, index in enumerate(used, num_used):
             problem = problems.get(index)
             if problem is not None:
-                self._reject(first + index, problem.code, problem.message, chunk.raw(index))
+                self._reject(first_row + index, problem.code, problem.message, chunk.raw(index))
                 continue
             try:
-                self._add(parse(values[index]), first + index, place, chunk, index)
+                record_id, texts, media, repairs = parse(values[index])
+                conversation = encode_conversation(texts)
+                item = self._find_item(media, place) if media else self._items.find_text(conversation)
             except SampleError as error:
-                self._reject(first + index, error.code, error.message, chunk.raw(index))
+                self._reject(first_row + index, error.code, error.message, chunk.raw(index))
+                continue
+            example_id = end_example_id(item.id_beginning, conversation)
+            repaired = combine_repairs(item.repairs, repairs) if repairs else item.repairs
+            raw = chunk.raw(index) if keeps_raw else None
+            num_chars = count_chars(texts)
+            add(item, example_id, first_row + index, record_id, num_chars, repaired, conversation, raw)
         return len(used)
 
-    def _add(self, record: Record, row: int, place: int, chunk: Chunk, index: int) -> None:
-        """Add the example of a record, the `place`th that is used, to the part."""
-        conversation = encode_conversation(record.texts)
-        media = record.media
-        if not media:
-            item = self._items.find_text(conversation)
-        elif self._layout.is_embedded:
-            item = self._items.find_embedded(self._row_findings[place], len(media))
-        else:
-            item = self._items.find(media)
-        repairs = item.repairs
-        for repair in record.repairs:
-            repairs |= REPAIR_BITS[repair]
-        self._part.add(
-            item,
-            end_example_id(item.id_beginning, conversation),
-            self._range.first_row + row,
-            record.record_id,
-            count_chars(record.texts),
-            repairs,
-            conversation,
-            chunk.raw(index) if self._unit.keeps_raw else None,
-        )
+    def _find_item(self, media: tuple[MediumReference, ...], place: int) -> KnownItem:
+        """The item over the media of the `place`th row that is used."""
+        if self._layout.is_embedded:
+            return self._items.find_embedded(self._row_findings[place], len(media))
+        return self._items.find(media)
 
     def _reject(self, row: int, code: RejectCode, message: str, raw: bytes) -> None:
-        locator = Locator(self._range.input.name, self._range.first_row + row)
+        locator = Locator(self._range.input.name, row)
         self._rejects.append(Reject(self._range.input.source, locator, code.value, message, raw))
         self._num_rejected_bytes += len(raw)
         self._result.rejects[code.value] = self._result.rejects.get(code.value, 0) + 1

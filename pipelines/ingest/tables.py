@@ -9,7 +9,6 @@ The table of media has a row for each medium of each item: what a shard stores. 
 itself and part of another stands there twice, and is stored twice.
 """
 
-import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -121,7 +120,7 @@ def read_media(storage: Storage, entry: ObjectEntry) -> Iterator[MediumRow]:
     Raises:
         CorruptError: when the file is not as it was written.
     """
-    names = [field.name for field in dataclasses.fields(MediumFacts)]
+    names = MediumFacts._fields
     for values in _read(storage, entry, MEDIA):
         values["kind"] = MediumKind(values["kind"])
         yield MediumRow(facts=MediumFacts(**{name: values.pop(name) for name in names}), **values)

@@ -80,9 +80,9 @@ def naive_ingest(recipe, names):
             if config.deduplicate and seen[identity]:
                 corpus.rejects.append((*where, "duplicate_record", raw))
                 continue
-            named = ["example/2", config.name, key, seen[identity], turns]
+            named = f"example/2 {config.name} {key} {seen[identity]}\n".encode() + canonical_json(turns)
             seen[identity] += 1
-            example_id = sha256(canonical_json(named))[:32]
+            example_id = sha256(named)[:32]
             num_chars = sum(map(len, record.texts))
             said = (record.record_id, key, item["modality"], num_chars, canonical_json(turns))
             corpus.examples.append((example_id, *where, *said))
