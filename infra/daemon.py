@@ -89,7 +89,8 @@ def _moment_of_start(process: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, *facts = text.rpartition(")")[2].split()  # the name before may hold anything
-    return None if state in "ZX" else facts[18]
+    num_threads = int(facts[16])  # the first may be gone and others still hold ports and files
+    return None if state in "ZX" and num_threads <= 1 else facts[18]
 
 
 def program_environment() -> dict[str, str]:

@@ -34,6 +34,7 @@ START_LIMIT_S: Final = 120.0
 DOWNLOAD_LIMIT_S: Final = 120.0
 ANSWER_LIMIT_S: Final = 2.0
 PAUSE_S: Final = 0.05
+NUM_STARTS: Final = 3
 _ENVIRONMENT: Final = "environment"
 _LOCK: Final = "lock"
 _ABOUT: Final = "A real S3 server on this machine, for development and tests."
@@ -101,26 +102,16 @@ def start(folder: Path, *, port: int | None = None, is_temporary: bool = False) 
     """
     with _locked(folder):
         deadline = time.monotonic() + START_LIMIT_S
-        monitor, store, gateway = ceph.daemons(folder)
         known = None if is_temporary else find(folder)
-        chosen = _choose_port(folder, known, port, is_running=gateway.find() is not None)
+        chosen = _choose_port(folder, known, port)
         if known is None:
-            _stop(folder)
-            (folder / _ENVIRONMENT).unlink(missing_ok=True)
-            ceph.write_empty(folder, chosen, ceph.MEMORY if is_temporary else ceph.DISK)
-        monitor.start(is_temporary)
-        if known is None:
-            ceph.add_store(folder, deadline)
-        store.start(is_temporary)
-        if known is None:
-            known = Endpoint(f"http://127.0.0.1:{chosen}", *ceph.add_user(folder, deadline))
-            _write(folder, known)
-        gateway.start(is_temporary)
-        while not answers(known):
-            if gateway.find() is None or time.monotonic() > deadline:
-                raise StorageUnavailableError(f"the S3 server does not answer; {folder}/log may say why")
-            time.sleep(PAUSE_S)
-        return known
+            known = _make(folder, chosen, deadline, is_temporary)
+        for _ in range(NUM_STARTS):  # one that was killed just before may look alive at first
+            for daemon in ceph.daemons(folder):
+                daemon.start(is_temporary)
+            if _is_up(folder, known, deadline):
+                return known
+        raise StorageUnavailableError(f"the S3 server does not answer; {folder}/log may say why")
 
 
 def stop(folder: Path) -> None:
@@ -167,13 +158,36 @@ def _locked(folder: Path) -> Generator[None]:
         yield
 
 
-def _choose_port(folder: Path, known: Endpoint | None, port: int | None, *, is_running: bool) -> int:
+def _choose_port(folder: Path, known: Endpoint | None, port: int | None) -> int:
     if known is not None and port not in (None, _port_of(known)):
         raise ConfigError(f"the server in {folder} has port {_port_of(known)}; name that one, or none")
     chosen = _port_of(known) if known else port or ceph.free_port()
-    if not is_running and not ceph.is_free(chosen):
+    if ceph.daemons(folder)[-1].find() is None and not ceph.is_free(chosen):
         raise ConfigError(f"port {chosen} of 127.0.0.1 is taken; stop who listens there")
     return chosen
+
+
+def _make(folder: Path, port: int, deadline: float, is_temporary: bool) -> Endpoint:
+    """A new cluster in place of what there is, with a user; monitor and store run."""
+    monitor, store, _ = ceph.daemons(folder)
+    _stop(folder)
+    (folder / _ENVIRONMENT).unlink(missing_ok=True)
+    ceph.write_empty(folder, port, ceph.MEMORY if is_temporary else ceph.DISK)
+    monitor.start(is_temporary)
+    ceph.add_store(folder, deadline)
+    store.start(is_temporary)
+    endpoint = Endpoint(f"http://127.0.0.1:{port}", *ceph.add_user(folder, deadline))
+    _write(folder, endpoint)
+    return endpoint
+
+
+def _is_up(folder: Path, endpoint: Endpoint, deadline: float) -> bool:
+    """Wait until the server answers, or one of its processes is gone, or it takes too long."""
+    while all(daemon.find() for daemon in ceph.daemons(folder)) and time.monotonic() < deadline:
+        if answers(endpoint):
+            return True
+        time.sleep(PAUSE_S)
+    return False
 
 
 def _stop(folder: Path) -> None:
