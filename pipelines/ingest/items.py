@@ -94,8 +94,8 @@ class ItemFinder:
             raise known
         return known
 
-    def find_embedded(self, findings: Sequence[Finding], num_media: int) -> KnownItem:
-        """The item over the media that stand in the row itself.
+    def find_embedded(self, findings: Sequence[Finding], num_media: int, conversation: bytes) -> KnownItem:
+        """The item over the media that stand in the row itself, or of its conversation where there are none.
 
         Raises:
             SampleError: EMPTY_FILE or BAD_TYPE when the row holds fewer or more media than it names; else
@@ -105,7 +105,7 @@ class ItemFinder:
             code = RejectCode.EMPTY_FILE if len(findings) < num_media else RejectCode.BAD_TYPE
             held = f"its columns of pictures hold {len(findings)}"
             raise SampleError(code, f"the row names {num_media} pictures in 'image', {held}")
-        return make_item(self._source, findings)
+        return make_item(self._source, findings) if findings else self.find_text(conversation)
 
     def find_text(self, conversation: bytes) -> KnownItem:
         """The item of a conversation without media."""

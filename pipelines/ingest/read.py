@@ -16,7 +16,7 @@ from pipelines.ingest.chunks import Chunk, read_chunks
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.findings import Finding
 from pipelines.ingest.inputs import RangeUnit
-from pipelines.ingest.items import Answers, ItemFinder, KnownItem, combine_repairs
+from pipelines.ingest.items import Answers, ItemFinder, combine_repairs
 from pipelines.ingest.parts import Part
 from pipelines.ingest.tables import put_rejects
 from pipelines.scatter import Scattered, scatter
@@ -24,7 +24,6 @@ from schemas.corpus import ObjectEntry
 from schemas.errors import MismatchError, RejectCode, SampleError
 from schemas.record import (
     Locator,
-    MediumReference,
     Reject,
     count_chars,
     encode_conversation,
@@ -92,7 +91,8 @@ class _RangeReader:
         self._layout = LAYOUTS[unit.range.input.format]
         self._items = ItemFinder(unit.range.input.source, unit.answers.load(worker.storage))
         self._row_findings: list[list[Finding]] = unit.answers.load_rows(worker.storage)
-        self._part = Part()
+        """Of every row that is used where media stand in the rows; else empty."""
+        self._part = Part(worker.item_bits)
         self._rejects: list[Reject] = []
         self._num_rejected_bytes = 0
         self._result = ReadResult()
@@ -118,6 +118,7 @@ class _RangeReader:
         """Read the rows of a chunk that are used; how many they are."""
         parse, problems, values = self._layout.parse, chunk.problems, chunk.values
         first_row, add, keeps_raw = self._range.first_row + first, self._part.add, self._unit.keeps_raw
+        items, findings = self._items, self._row_findings
         used = self._range.within(first, len(values))
         for place, index in enumerate(used, num_used):
             problem = problems.get(index)
@@ -127,7 +128,10 @@ class _RangeReader:
             try:
                 record_id, texts, media, repairs = parse(values[index])
                 conversation = encode_conversation(texts)
-                item = self._find_item(media, place) if media else self._items.find_text(conversation)
+                if findings:
+                    item = items.find_embedded(findings[place], len(media), conversation)
+                else:
+                    item = items.find(media) if media else items.find_text(conversation)
             except SampleError as error:
                 self._reject(first_row + index, error.code, error.message, chunk.raw(index))
                 continue
@@ -137,12 +141,6 @@ class _RangeReader:
             num_chars = count_chars(texts)
             add(item, example_id, first_row + index, record_id, num_chars, repaired, conversation, raw)
         return len(used)
-
-    def _find_item(self, media: tuple[MediumReference, ...], place: int) -> KnownItem:
-        """The item over the media of the `place`th row that is used."""
-        if self._layout.is_embedded:
-            return self._items.find_embedded(self._row_findings[place], len(media))
-        return self._items.find(media)
 
     def _reject(self, row: int, code: RejectCode, message: str, raw: bytes) -> None:
         locator = Locator(self._range.input.name, row)
@@ -158,13 +156,13 @@ class _RangeReader:
             self._write_rejects()
 
     def _write_part(self) -> None:
-        part, self._part = self._part, Part()
-        storage, bits = self._worker.storage, self._worker.item_bits
+        part, self._part = self._part, Part(self._worker.item_bits)
+        storage = self._worker.storage
         name = f"{self._range.index:06d}-{len(self._result.parts):04d}"
-        examples = scatter(storage, f"{self._worker.scratch}/examples-{name}", part.pack_examples(bits))
-        media = scatter(storage, f"{self._worker.scratch}/media-{name}", part.pack_media(bits))
+        examples = scatter(storage, f"{self._worker.scratch}/examples-{name}", part.pack_examples())
+        media = scatter(storage, f"{self._worker.scratch}/media-{name}", part.pack_media())
         self._result.parts.append(ReadPart(examples, media))
-        self._result.num_examples += len(part)
+        self._result.num_examples += part.num_examples
 
     def _write_rejects(self) -> None:
         rejects, self._rejects, self._num_rejected_bytes = self._rejects, [], 0
