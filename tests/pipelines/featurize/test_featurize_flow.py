@@ -196,8 +196,8 @@ def test_dying_before_any_write_and_starting_again_changes_no_byte(recipe, featu
         assert featurize(recipe, storage, SerialEngine()) == featurized[1:]
         assert read_objects(storage.url) == expected
     assert read_objects(storage.url) == expected
-    # a tar, an index and a commit each, then spec, attention, manifest and pointer
-    assert num_deaths == 3 * len(featurized[2].features[featurized[1]].shards) + 4
+    # a tar, an index and a commit each, then spec, attention, manifest, notice and pointer
+    assert num_deaths == 3 * len(featurized[2].features[featurized[1]].shards) + 5
 
 
 def test_a_shard_that_was_deleted_is_made_again(recipe, featurized, tmp_path, encoded_counts):

@@ -1,5 +1,6 @@
 """Garbage: what goes, what stays; and at no moment does a build or a collector ruin the other's work."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from encodable_inputs import draw, encode, picture_row, talk
 from watched_storage import read_objects
 
-from infra.storage import LocalStorage, Storage
+from infra.storage import LocalStorage, Storage, open_storage
 from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import SerialEngine
 from pipelines.ingest.flow import ingest
@@ -234,3 +235,20 @@ def test_neither_ruins_the_work_of_the_other(tempting, tmp_path, first):
         assert storage.list("publishing") == storage.list("removing") == []
     assert place > 15
     assert ends == {"told", "published"}
+
+
+def test_on_s3_it_is_the_same(tempting, s3_url):
+    recipe, template, sharded = tempting
+    storage = open_storage(s3_url)
+    for path, data in read_objects(template.url).items():
+        storage.put(path, io.BytesIO(data))
+    assert collect(storage, KeepPolicy()).removed == ()
+    assert shard(recipe, storage, SerialEngine()) == sharded
+    assert is_sound(storage)
+    garbage = put_object(storage, "shards", "image-0", "tar", b"x", 1).path
+    collected = removed_paths(collect(storage, EVERYTHING))
+    assert collected >= {garbage}
+    assert collected.isdisjoint(listed_paths(sharded))
+    assert not storage.exists(garbage)
+    assert is_sound(storage)
+    assert load_manifest(storage) == sharded
