@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 from infra.machine import count_cpus, count_memory_bytes, list_gpus
 from pipelines.dispatch import START_LIMIT_S, Dispatch
 from pipelines.engine import ONE_CPU, Resources, Result, Unit, Worker
-from pipelines.host import Lost, Ready, Report, thread_settings
+from pipelines.host import Lost, Ready, Report, process_settings
 from schemas.errors import WorkError
 
 GRACE_S: Final = 2.0
@@ -124,7 +124,7 @@ class _Children:
         self._spec = _pack(spec, "the worker")
         self._free_gpus = _share_gpus(gpus, resources.num_gpus, num_workers)
         self.num_slots = _count_slots(resources, num_workers, len(self._free_gpus))
-        self._environment = os.environ | thread_settings(resources.num_cpus)
+        self._environment = os.environ | process_settings(resources.num_cpus)
         self._environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._hides_gpus = bool(gpus)
         self._children: dict[int, _Child] = {}

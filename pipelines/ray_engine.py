@@ -18,7 +18,7 @@ from typing import Any
 from infra.ray_cluster import check_source, source_digest
 from pipelines.dispatch import START_LIMIT_S, Dispatch
 from pipelines.engine import ONE_CPU, Resources, Result, Unit, Worker
-from pipelines.host import Broken, Failed, Host, Lost, Report, thread_settings
+from pipelines.host import Broken, Failed, Host, Lost, Report, process_settings
 from schemas.errors import PipelineError, WorkError
 
 
@@ -84,7 +84,7 @@ class _Actors:
         self.num_slots = min(num_workers, _count_slots(self._ray.cluster_resources(), resources))
         self._spec = self._ray.put(self._ray.cloudpickle.dumps(spec))
         self._source = source_digest()
-        self._environment = thread_settings(resources.num_cpus)
+        self._environment = process_settings(resources.num_cpus)
         self._actor_class: Any = self._ray.remote(
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,

@@ -2,7 +2,7 @@
 
 A stage that sorts or joins more than fits in memory does it by buckets: each unit of the stage before
 writes one scratch object with a blob for every bucket, and a unit of the next stage reads its blob from
-every object. Blobs are opaque here. An object is written at once, so a unit holds what it scatters.
+every object. Blobs are opaque here.
 
 Nothing of this is part of a corpus: scratch objects lie under a folder of the run and are removed when it is
 done. Those of a run that was killed are removed by the next run on the same machine, or by `onetoken gc`.
@@ -12,9 +12,8 @@ import contextlib
 import os
 import socket
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final
 
 from infra.storage import Storage
@@ -31,12 +30,19 @@ class Scattered:
     bounds: tuple[int, ...]
 
 
-def scatter(storage: Storage, path: str, blobs: Sequence[bytes | memoryview]) -> Scattered:
-    """Write a blob for every bucket; an empty one costs nothing."""
-    bounds = tuple(accumulate(map(len, blobs), initial=0))
-    if bounds[-1]:
-        storage.write_scratch(path, blobs)
-    return Scattered(path, bounds)
+def scatter(storage: Storage, path: str, blobs: Iterable[bytes | memoryview]) -> Scattered:
+    """Write a blob for every bucket, as they come; if all are empty there is no object."""
+    bounds = [0]
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        for blob in blobs:
+            bounds.append(bounds[-1] + len(blob))
+            yield blob
+
+    storage.write_scratch(path, pieces())
+    if not bounds[-1]:
+        storage.remove(path)
+    return Scattered(path, tuple(bounds))
 
 
 def read_blob(storage: Storage, scattered: Scattered, bucket: int) -> bytes:

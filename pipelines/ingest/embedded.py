@@ -21,9 +21,10 @@ from pipelines.ingest.inputs import RangeUnit
 from pipelines.ingest.parquet_rows import read_pictures
 from pipelines.ingest.probe import ProbeResult, describe_bytes
 from pipelines.ingest.probe_cache import ProbeCache
+from pipelines.ingest.ranges import RangeKind
 from pipelines.scatter import scatter
 from schemas.digest import SHORT, digest_of
-from schemas.errors import RejectCode
+from schemas.errors import ConfigError, RejectCode
 from schemas.record import MediumKind, MediumReference
 
 _EMBEDDED: Final = MediumReference(MediumKind.IMAGE)
@@ -61,7 +62,17 @@ def locate_picture(name: str, row: int, place: int) -> str:
 
 
 def _read_findings(unit: RangeUnit) -> list[list[Finding]]:
-    """Findings of the rows that are used, in order."""
+    """Findings of the rows that are used, in order.
+
+    Raises:
+        ConfigError: when the file is no parquet.
+    """
+    if unit.rows.kind is not RangeKind.PARQUET:
+        raise ConfigError(
+            f"source {unit.input.source}: {unit.input.written} is JSON, but pictures of the format "
+            f"{unit.input.format!r} stand in parquet files; if it names files of pictures, use the format "
+            "'llava' and a media_root"
+        )
     with open_files(unit.input.folder).open(unit.input.name) as file:
         wanted = set(unit.within(0, unit.num_rows))
         rows = enumerate(read_pictures(file, unit.rows, unit.input.written))

@@ -23,7 +23,7 @@ from pipelines.ingest.arrow import TableSchema, to_frame, to_table
 from pipelines.ingest.base import load_old_examples, load_old_media
 from pipelines.ingest.counts import SourceCounts, count_sources
 from pipelines.ingest.items import MODALITIES
-from pipelines.ingest.parts import empty_media, read_parts, split_keys
+from pipelines.ingest.parts import read_examples_of, read_media_of, split_keys
 from pipelines.ingest.plan import Bucket, PlannedItems, count_views, plan_bucket
 from pipelines.ingest.read import ReadPart
 from pipelines.ingest.tables import EXAMPLES, MEDIA, QUARANTINE, name_bucket
@@ -134,7 +134,7 @@ class _BucketGrouper:
     def _load_examples(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Examples of the bucket with the rank of their file, and whether they were there before."""
         worker = self._worker
-        new = self._gather([part.examples for part in worker.parts])
+        new = read_examples_of(self._gather([part.examples for part in worker.parts]))
         old = load_old_examples(worker.storage, worker.old_examples, self._bits)
         tables: list[Any] = []
         if new is not None:
@@ -149,17 +149,15 @@ class _BucketGrouper:
     def _load_media(self) -> pl.DataFrame:
         """Media of the items of the bucket, as often as parts name them."""
         worker = self._worker
-        table = self._gather([part.media for part in worker.parts])
+        new = read_media_of(self._gather([part.media for part in worker.parts]))
+        named = new.join(self._files, on="rank", how="left")
         old = load_old_media(worker.storage, worker.old_media, self._bits)
-        named = empty_media()
-        if table is not None:
-            named = to_frame(table).join(self._files, on="rank", how="left")
         return pl.concat([named, old], how="diagonal") if old is not None else named
 
-    def _gather(self, parts: Sequence[Scattered]) -> Any:  # noqa: ANN401 - pyarrow has no types
-        worker = self._worker
-        blobs = gather(worker.storage, parts, self._bucket)
-        return read_parts((worker.part_files[place], blob) for place, blob in blobs)
+    def _gather(self, parts: Sequence[Scattered]) -> Iterator[tuple[int, bytes]]:
+        """Blobs of the bucket, each with the rank of the file that it was read from."""
+        blobs = gather(self._worker.storage, parts, self._bucket)
+        return ((self._worker.part_files[place], blob) for place, blob in blobs)
 
     def _settle_repeats(self, index: pl.DataFrame, table: Any) -> tuple[pl.DataFrame, pl.DataFrame]:  # noqa: ANN401
         """The examples that are kept, sorted, each with an id of its own, and those that are duplicates."""

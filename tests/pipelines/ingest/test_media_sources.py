@@ -8,7 +8,7 @@ import zipfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_media_bucket import server, url  # noqa: F401
+from test_media_bucket import url  # noqa: F401
 
 from infra.files import FileState
 from infra.storage import open_storage
@@ -138,6 +138,6 @@ def test_a_prefix_is_a_root_and_an_archive_on_s3_is_not(here, url):  # noqa: F81
     assert reader.read("s", reader.find("s", A), MediumKind.IMAGE) == b"first"
     assert reader.describe("s", "a.jpg") == f"{url}/a.jpg"
     with (here / "media.zip").open("rb") as file:
-        open_storage("s3://media").put("archives/media.zip", file)
-    with pytest.raises(ConfigError, match=r"aws s3 cp s3://media/archives/media\.zip"):
-        locate_media([configure(media_root="s3://media/archives/media.zip")], here)
+        open_storage(url).put("archives/media.zip", file)
+    with pytest.raises(ConfigError, match=rf"aws s3 cp {url}/archives/media\.zip"):
+        locate_media([configure(media_root=f"{url}/archives/media.zip")], here)
