@@ -2,7 +2,7 @@
 
 What a user feeds in: annotation files, media, archives. Unlike storage it is never written, and its paths are
 the user's own: links are followed, and `..` and absolute paths lead where they lead. Whoever takes paths from
-strangers checks them first (`pipelines/ingest/media_root.py`).
+strangers checks them first (`pipelines/ingest/media/root.py`).
 
 An open file reads at once what it is asked for, one system call or one ranged request per read, and buffers
 nothing: readers of archives and tables know best how much they want. A `Files` object holds its URL and

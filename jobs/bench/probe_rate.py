@@ -19,7 +19,7 @@ from infra.storage import Storage, open_storage
 from jobs.bench.small_files import write_small_files
 from pipelines.engine import run_in_order
 from pipelines.ingest.findings import pack_references, request_bucket, unpack_references
-from pipelines.ingest.media import MediaSource
+from pipelines.ingest.media.reader import MediaSource
 from pipelines.ingest.probe import AskingRange, ProbeWorker
 from pipelines.ingest.probe_cache import ProbeCache
 from pipelines.process_engine import ProcessesEngine

@@ -18,10 +18,10 @@ from pipelines.ingest.findings import (
     pack_row_findings,
 )
 from pipelines.ingest.inputs import RangeUnit
-from pipelines.ingest.parquet_rows import read_pictures
 from pipelines.ingest.probe import ProbeResult, describe_bytes
 from pipelines.ingest.probe_cache import ProbeCache
-from pipelines.ingest.ranges import RangeKind
+from pipelines.ingest.rows.parquet_rows import read_pictures
+from pipelines.ingest.rows.ranges import RangeKind
 from pipelines.scatter import scatter
 from schemas.digest import SHORT, digest_of
 from schemas.errors import ConfigError, RejectCode

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from infra.files import open_files
-from pipelines.ingest.ranges import RowRange, plan_ranges
+from pipelines.ingest.rows.ranges import RowRange, plan_ranges
 from pipelines.ingest.selections import list_selections
 from schemas.digest import sha256_hex
 from schemas.recipe import Recipe

@@ -18,7 +18,6 @@ import msgspec
 from infra.storage import Storage
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.ingest.collection import no_collection
-from pipelines.ingest.facts import read_facts
 from pipelines.ingest.findings import (
     Finding,
     ProbeCounts,
@@ -28,7 +27,8 @@ from pipelines.ingest.findings import (
     request_hash,
     unpack_references,
 )
-from pipelines.ingest.media import MediaReader, MediaSource
+from pipelines.ingest.media.facts import read_facts
+from pipelines.ingest.media.reader import MediaReader, MediaSource
 from pipelines.ingest.probe_cache import CachedFinding, Place, ProbeCache
 from pipelines.scatter import Scattered, read_blob, scatter
 from schemas.errors import SampleError

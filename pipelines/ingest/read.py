@@ -12,12 +12,12 @@ from typing import Final
 from infra.files import open_files
 from infra.storage import Storage
 from operators.annotations import LAYOUTS
-from pipelines.ingest.chunks import Chunk, read_chunks
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.findings import Finding
 from pipelines.ingest.inputs import RangeUnit
 from pipelines.ingest.items import Answers, ItemFinder, combine_repairs
 from pipelines.ingest.parts import Part
+from pipelines.ingest.rows.chunks import Chunk, read_chunks
 from pipelines.ingest.tables import put_rejects
 from pipelines.scatter import Scattered, scatter
 from schemas.corpus import ObjectEntry

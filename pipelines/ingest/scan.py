@@ -18,11 +18,11 @@ import numpy as np
 from infra.files import open_files
 from infra.storage import Storage
 from operators.annotations import LAYOUTS
-from pipelines.ingest.chunks import ScannedChunk, scan_chunks
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.findings import pack_references, request_bucket
 from pipelines.ingest.inputs import RangeUnit
-from pipelines.ingest.ranges import RangeBoundaryError
+from pipelines.ingest.rows.chunks import ScannedChunk, scan_chunks
+from pipelines.ingest.rows.ranges import RangeBoundaryError
 from pipelines.ingest.take import rank_row
 from pipelines.scatter import Scattered, scatter
 from schemas.errors import SampleError

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.engine import Engine, Progress, run_in_order
 from pipelines.ingest.inputs import EVERYTHING, RangeUnit, TakenRows, renumber
-from pipelines.ingest.ranges import RangeKind, RowRange
+from pipelines.ingest.rows.ranges import RangeKind, RowRange
 from pipelines.ingest.scan import ScanResult, ScanUnit, ScanWorker, Wanted
 from pipelines.ingest.take import choose_rows
 from schemas.errors import CorruptError

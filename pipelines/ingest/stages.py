@@ -17,7 +17,7 @@ from pipelines.ingest.findings import ProbeCounts
 from pipelines.ingest.group import GroupResult, GroupWorker, RankedFile
 from pipelines.ingest.inputs import AnnotationInput, RangeUnit, list_inputs
 from pipelines.ingest.items import Answers
-from pipelines.ingest.media import MediaSource, locate_media
+from pipelines.ingest.media.reader import MediaSource, locate_media
 from pipelines.ingest.probe import AskingRange, ProbeResult, ProbeWorker
 from pipelines.ingest.probe_cache import ProbeCache, drop_superseded, open_cache
 from pipelines.ingest.read import ReadResult, ReadUnit, ReadWorker

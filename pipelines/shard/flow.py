@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.storage import Storage
 from pipelines.commit import find_commit, load_manifest, publish_manifest
 from pipelines.engine import Engine, Progress, no_progress, run_in_order
-from pipelines.ingest.media import locate_media
+from pipelines.ingest.media.reader import locate_media
 from pipelines.shard.items import ItemTables, digest_item, fingerprint_shard
 from pipelines.shard.write import ShardUnit, ShardWorker, unit_name
 from schemas.corpus import CommitRecord, Leaf, Manifest, ShardEntry

@@ -18,7 +18,7 @@ import msgspec
 from infra.storage import Storage
 from infra.tar import pack_index, write_shard
 from pipelines.commit import commit, put_file, put_object
-from pipelines.ingest.media import MediaReader, MediaSource
+from pipelines.ingest.media.reader import MediaReader, MediaSource
 from pipelines.ingest.tables import ExampleRow, MediumRow
 from pipelines.shard.items import Item, ItemTables, describe_medium
 from schemas.corpus import CommitRecord, Leaf, Manifest

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from infra.files import open_files
-from pipelines.ingest.chunks import read_chunks, scan_chunks
-from pipelines.ingest.ranges import RangeBoundaryError, RangeKind, RowRange, plan_ranges
+from pipelines.ingest.rows.chunks import read_chunks, scan_chunks
+from pipelines.ingest.rows.ranges import RangeBoundaryError, RangeKind, RowRange, plan_ranges
 
 
 @dataclass

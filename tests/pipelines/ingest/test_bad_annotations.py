@@ -14,10 +14,10 @@ from watched_storage import read_objects
 from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.ranges import plan_ranges
+from pipelines.ingest.rows.ranges import plan_ranges
 from pipelines.ingest.tables import read_examples, read_quarantine
 from schemas.configuration import build
-from schemas.errors import CorruptError
+from schemas.errors import ConfigError, CorruptError
 from schemas.recipe import Recipe
 
 ROWS = [{"id": n, "image": "a.jpg", "conversations": talk(f"<image>\nQ {n}?", f"A {n}.")} for n in range(9)]
@@ -224,3 +224,9 @@ def test_pictures_in_another_column_are_not_left_out_in_silence(tmp_path, media,
     manifest = ingest_bytes(tmp_path, media, storage, data, layout="onevision")
     rejects = check_account(storage, manifest, 3)
     assert [reject.code for reject in rejects] == ["bad_type"] * 3
+
+
+def test_rows_of_json_hold_no_pictures(tmp_path, media, storage):
+    with pytest.raises(ConfigError, match=r"source s: .*a\.json is JSON, .*use the format 'llava'"):
+        ingest_bytes(tmp_path, media, storage, LIST, layout="llava_next")
+    assert read_objects(storage.url) == {}

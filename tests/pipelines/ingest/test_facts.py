@@ -7,7 +7,7 @@ from PIL import Image
 
 from operators.image import read_image_facts
 from operators.video import read_video_facts
-from pipelines.ingest.facts import read_facts
+from pipelines.ingest.media.facts import read_facts
 from schemas.digest import sha256_hex
 from schemas.errors import RejectCode, SampleError
 from schemas.medium import MediumFacts

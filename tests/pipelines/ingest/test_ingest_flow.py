@@ -17,7 +17,7 @@ from pipelines.commit import load_manifest, read_object
 from pipelines.engine import SerialEngine
 from pipelines.ingest import flow, tables
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.ranges import plan_ranges
+from pipelines.ingest.rows.ranges import plan_ranges
 from pipelines.ingest.tables import read_examples, read_media, read_quarantine
 from schemas.configuration import build
 from schemas.corpus import ShardEntry

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.ingest.json_values import LostKeyError, RowDecoder, RowProblem, count_usual_strings, parse_row
+from pipelines.ingest.rows.json_values import (
+    LostKeyError,
+    RowDecoder,
+    RowProblem,
+    count_usual_strings,
+    parse_row,
+)
 
 text = st.text(alphabet=st.sampled_from('a"\\: é'), max_size=4)
 scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.just(1.5) | text

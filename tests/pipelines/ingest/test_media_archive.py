@@ -16,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.ingest import archive_index, media_root, zip_archive
-from pipelines.ingest.media_archive import MediaArchive
-from pipelines.ingest.tar_archive import list_tar
-from pipelines.ingest.zip_archive import list_zip
+from pipelines.ingest.media import archive_index, zip_archive
+from pipelines.ingest.media import root as media_root
+from pipelines.ingest.media.archive import MediaArchive
+from pipelines.ingest.media.tar_archive import list_tar
+from pipelines.ingest.media.zip_archive import list_zip
 from schemas.errors import ConfigError, CorruptError, RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 
@@ -140,7 +141,7 @@ def test_an_archive_is_listed_once_per_machine_and_again_when_it_changed(archive
     for name, real in (("list_zip", list_zip), ("list_tar", list_tar)):
         module = "zip_archive.list_zip" if name == "list_zip" else "list_tar"
         monkeypatch.setattr(
-            f"pipelines.ingest.media_archive.{module}", lambda d, real=real: listed.append(1) or real(d)
+            f"pipelines.ingest.media.archive.{module}", lambda d, real=real: listed.append(1) or real(d)
         )
     for _ in range(3):
         assert MediaArchive(archive).read("a.jpg", MediumKind.IMAGE) == b"first"
@@ -178,7 +179,7 @@ def test_an_index_is_not_left_where_others_could_write_it(archive, tmp_path):
 def test_workers_that_start_together_make_one_index(archive, tmp_path):
     code = (
         "import sys, tempfile; tempfile.tempdir = sys.argv[2]\n"
-        "from pipelines.ingest.media_archive import MediaArchive\n"
+        "from pipelines.ingest.media.archive import MediaArchive\n"
         "from schemas.record import MediumKind\n"
         "print(MediaArchive(sys.argv[1]).read('a.jpg', MediumKind.IMAGE))"
     )

@@ -8,8 +8,9 @@ from infra import files
 from infra.files import open_files
 from infra.s3_files import S3Files
 from infra.storage import open_storage
-from pipelines.ingest import media_bucket, media_root
-from pipelines.ingest.media_bucket import MediaBucket
+from pipelines.ingest.media import bucket as media_bucket
+from pipelines.ingest.media import root as media_root
+from pipelines.ingest.media.bucket import MediaBucket
 from schemas.errors import RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 

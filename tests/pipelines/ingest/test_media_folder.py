@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.files import FileState
-from pipelines.ingest import media_folder, media_root
-from pipelines.ingest.media_folder import MediaFolder
-from pipelines.ingest.media_root import normalize_path
+from pipelines.ingest.media import folder as media_folder
+from pipelines.ingest.media import root as media_root
+from pipelines.ingest.media.folder import MediaFolder
+from pipelines.ingest.media.root import normalize_path
 from schemas.errors import RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 

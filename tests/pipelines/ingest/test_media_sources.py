@@ -12,7 +12,7 @@ from test_media_bucket import url  # noqa: F401
 
 from infra.files import FileState
 from infra.storage import open_storage
-from pipelines.ingest.media import MediaReader, MediaSource, locate_media
+from pipelines.ingest.media.reader import MediaReader, MediaSource, locate_media
 from schemas.errors import ConfigError, CorruptError, SampleError
 from schemas.recipe import Recipe, SourceConfig
 from schemas.record import MediumKind, MediumReference

@@ -7,8 +7,8 @@ import random
 import pytest
 from row_reading import read_file
 
-from pipelines.ingest import unpack
-from pipelines.ingest.ranges import RangeKind
+from pipelines.ingest.rows import unpack
+from pipelines.ingest.rows.ranges import RangeKind
 from schemas.errors import CorruptError
 
 ROWS = [{"id": n, "turns": [{"from": "a", "value": "}, {" * (n % 9)}]} for n in range(500)]

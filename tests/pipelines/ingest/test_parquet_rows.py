@@ -10,10 +10,10 @@ from row_reading import read_from
 
 from infra.files import open_files
 from infra.s3_client import connect
-from pipelines.ingest import parquet_rows, ranges
-from pipelines.ingest.chunks import read_chunks, scan_chunks
-from pipelines.ingest.parquet_rows import EmbeddedMedia, read_pictures
-from pipelines.ingest.ranges import RangeKind, RowRange, plan_ranges
+from pipelines.ingest.rows import parquet_rows, ranges
+from pipelines.ingest.rows.chunks import read_chunks, scan_chunks
+from pipelines.ingest.rows.parquet_rows import EmbeddedMedia, read_pictures
+from pipelines.ingest.rows.ranges import RangeKind, RowRange, plan_ranges
 from schemas.errors import CorruptError, RejectCode, SampleError, StorageUnavailableError
 from schemas.record import MediumKind
 

@@ -12,8 +12,8 @@ from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest import scan
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.media import MediaReader
-from pipelines.ingest.media_folder import MediaFolder
+from pipelines.ingest.media.folder import MediaFolder
+from pipelines.ingest.media.reader import MediaReader
 from pipelines.ingest.retry import retry
 from pipelines.ingest.tables import read_media, read_quarantine
 from pipelines.shard.flow import shard

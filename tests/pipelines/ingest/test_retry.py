@@ -10,7 +10,7 @@ from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest import tables
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.media import MediaReader
+from pipelines.ingest.media.reader import MediaReader
 from pipelines.ingest.retry import retry
 from pipelines.ingest.tables import read_quarantine
 from schemas.configuration import build

@@ -13,9 +13,9 @@ from row_reading import read_file, read_from
 
 from infra.files import open_files
 from infra.s3_client import connect
-from pipelines.ingest import array_pieces, chunks, pieces
-from pipelines.ingest.chunks import read_chunks, scan_chunks
-from pipelines.ingest.ranges import RangeBoundaryError, RangeKind, RowRange, plan_ranges
+from pipelines.ingest.rows import array_pieces, chunks, pieces
+from pipelines.ingest.rows.chunks import read_chunks, scan_chunks
+from pipelines.ingest.rows.ranges import RangeBoundaryError, RangeKind, RowRange, plan_ranges
 from schemas.errors import ConfigError, CorruptError, NotFoundError, RejectCode
 
 nasty_text = st.text(alphabet=st.sampled_from('a"\\[]{},:\n é😀'), max_size=8) | st.sampled_from(
@@ -372,7 +372,7 @@ def test_one_chunk_is_held_and_far_files_are_read_in_large_blocks():
     data = json.dumps(rows).encode()
     file = Watched(data)
     whole = RowRange(RangeKind.ARRAY, 0, len(data))
-    with patch("pipelines.ingest.text_source.REMOTE_BLOCK_BYTES", 100_000):
+    with patch("pipelines.ingest.rows.text_source.REMOTE_BLOCK_BYTES", 100_000):
         found = list(read_chunks(file, "a", whole, 0, 4000))
     assert [value for chunk in found for value in chunk.values] == rows
     assert max(len(chunk.values) for chunk in found) < 60

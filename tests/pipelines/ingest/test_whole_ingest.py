@@ -15,7 +15,7 @@ from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest import read, scan, tables
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.ranges import plan_ranges
+from pipelines.ingest.rows.ranges import plan_ranges
 from pipelines.ingest.tables import read_examples, read_media, read_quarantine
 from schemas.configuration import build
 from schemas.recipe import Recipe

@@ -9,7 +9,7 @@ from infra.ray_cluster import ray_cluster
 from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.ranges import plan_ranges
+from pipelines.ingest.rows.ranges import plan_ranges
 from pipelines.ray_engine import RayEngine
 from pipelines.shard.flow import shard
 

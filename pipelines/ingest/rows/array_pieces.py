@@ -13,7 +13,7 @@ A chunk in which no row ends is doubled, up to a limit, so a long row is looked 
 from collections.abc import Iterator
 from typing import Final, NoReturn
 
-from pipelines.ingest.pieces import (
+from pipelines.ingest.rows.pieces import (
     SPACES,
     Piece,
     Place,
@@ -24,8 +24,8 @@ from pipelines.ingest.pieces import (
     split_array,
     try_decode,
 )
-from pipelines.ingest.row_walk import UnbalancedError, find_value_end, learn_separator, skip_space
-from pipelines.ingest.text_source import TextSource
+from pipelines.ingest.rows.row_walk import UnbalancedError, find_value_end, learn_separator, skip_space
+from pipelines.ingest.rows.text_source import TextSource
 
 _CLOSER: Final = ord("]")
 _COMMA: Final = ord(",")

@@ -9,7 +9,7 @@ import io
 import zlib
 from typing import Final
 
-from pipelines.ingest.text_source import choose_block_bytes
+from pipelines.ingest.rows.text_source import choose_block_bytes
 from schemas.errors import CorruptError
 
 MAX_RATIO = 200

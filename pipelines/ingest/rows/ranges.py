@@ -18,9 +18,9 @@ from itertools import pairwise
 from typing import Final
 
 from infra.files import Files
-from pipelines.ingest.parquet_input import DAMAGE, ParquetInput
-from pipelines.ingest.row_walk import UnbalancedError, find_value_end, learn_separator, skip_space
-from pipelines.ingest.text_kind import (
+from pipelines.ingest.rows.parquet_input import DAMAGE, ParquetInput
+from pipelines.ingest.rows.row_walk import UnbalancedError, find_value_end, learn_separator, skip_space
+from pipelines.ingest.rows.text_kind import (
     GZIP_MAGIC,
     HEAD_BYTES,
     PARQUET_MAGIC,

@@ -9,10 +9,10 @@ from typing import Literal
 from infra.files import FileState, open_files
 from operators.annotations import LAYOUTS
 from pipelines.ingest.annotations import list_annotations
-from pipelines.ingest.media_archive import MediaArchive
-from pipelines.ingest.media_bucket import MediaBucket
-from pipelines.ingest.media_folder import MediaFolder
-from pipelines.ingest.media_root import MediaRoot
+from pipelines.ingest.media.archive import MediaArchive
+from pipelines.ingest.media.bucket import MediaBucket
+from pipelines.ingest.media.folder import MediaFolder
+from pipelines.ingest.media.root import MediaRoot
 from schemas.errors import ConfigError, NotFoundError
 from schemas.recipe import SourceConfig
 from schemas.record import MediumKind, MediumReference
@@ -109,7 +109,7 @@ class _EmbeddedRoot:
     """Media in the rows of parquet files, by `FILE#ROW` or `FILE#ROW/PLACE`."""
 
     def __init__(self, url: str) -> None:
-        from pipelines.ingest.parquet_rows import EmbeddedMedia  # who reads files loads no pyarrow
+        from pipelines.ingest.rows.parquet_rows import EmbeddedMedia  # who reads files loads no pyarrow
 
         self.url = url
         self._media = EmbeddedMedia(url)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.files import FileState
-from pipelines.ingest.media_root import (
+from pipelines.ingest.media.root import (
     check_medium_size,
     choose_one,
     has_extension_of,

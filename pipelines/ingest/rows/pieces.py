@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 import msgspec
 import numpy as np
 
-from pipelines.ingest.text_source import TextSource
+from pipelines.ingest.rows.text_source import TextSource
 from schemas.errors import CorruptError
 
 MAX_ROW_BYTES = 64 << 20

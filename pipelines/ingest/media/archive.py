@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from infra.files import FileState
-from pipelines.ingest import zip_archive
-from pipelines.ingest.archive_index import open_index
-from pipelines.ingest.archive_member import ArchiveMember
-from pipelines.ingest.media_root import (
+from pipelines.ingest.media import zip_archive
+from pipelines.ingest.media.archive_index import open_index
+from pipelines.ingest.media.archive_member import ArchiveMember
+from pipelines.ingest.media.root import (
     check_medium_size,
     choose_one,
     has_extension_of,
@@ -27,7 +27,7 @@ from pipelines.ingest.media_root import (
     unreadable,
     wanted_stem,
 )
-from pipelines.ingest.tar_archive import is_tar, list_tar, read_tar_member
+from pipelines.ingest.media.tar_archive import is_tar, list_tar, read_tar_member
 from schemas.errors import ConfigError, CorruptError, RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
 
-from pipelines.ingest.text_source import choose_block_bytes
+from pipelines.ingest.rows.text_source import choose_block_bytes
 
 _arrow: Any = pyarrow
 _parquet: Any = pyarrow.parquet

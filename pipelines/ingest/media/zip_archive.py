@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pipelines.ingest.archive_member import DEFLATED, STORED, ArchiveMember
-from pipelines.ingest.media_root import normalize_path, too_large, unreadable
+from pipelines.ingest.media.archive_member import DEFLATED, STORED, ArchiveMember
+from pipelines.ingest.media.root import normalize_path, too_large, unreadable
 from schemas.errors import CorruptError, SampleError
 from schemas.record import MediumKind
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from infra.files import FileState
-from pipelines.ingest.archive_member import ArchiveMember
-from pipelines.ingest.media_root import split_path
+from pipelines.ingest.media.archive_member import ArchiveMember
+from pipelines.ingest.media.root import split_path
 from schemas.digest import SHORT, sha256_hex
 from schemas.errors import ConfigError, CorruptError
 

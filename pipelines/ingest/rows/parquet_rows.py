@@ -22,9 +22,9 @@ from typing import Final, cast
 import msgspec
 
 from infra.files import open_files
-from pipelines.ingest.json_values import RowProblem
-from pipelines.ingest.parquet_input import DAMAGE, Batch, ParquetInput, ReadableRow, RowGroup, is_picture
-from pipelines.ingest.ranges import RangeKind, RowRange
+from pipelines.ingest.rows.json_values import RowProblem
+from pipelines.ingest.rows.parquet_input import DAMAGE, Batch, ParquetInput, ReadableRow, RowGroup, is_picture
+from pipelines.ingest.rows.ranges import RangeKind, RowRange
 from schemas.errors import CorruptError, NotFoundError, RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 

@@ -10,7 +10,7 @@ import posixpath
 from typing import Final
 
 from infra.files import FileState, open_files
-from pipelines.ingest.media_root import (
+from pipelines.ingest.media.root import (
     check_medium_size,
     choose_one,
     has_extension_of,

@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import msgspec
 
-from pipelines.ingest.array_pieces import ArrayCutter
-from pipelines.ingest.json_values import NO_JSON, RowDecoder, RowProblem, parse_row
-from pipelines.ingest.parquet_rows import read_parquet_rows, scan_parquet_rows
-from pipelines.ingest.pieces import Piece, Place, RowsDecoder, cut_lines
-from pipelines.ingest.ranges import RangeBoundaryError, RangeKind, RowRange
-from pipelines.ingest.text_kind import GZIP_MAGIC, HEAD_BYTES, TextKind, tell_text_kind
-from pipelines.ingest.text_source import TextSource, choose_block_bytes
-from pipelines.ingest.unpack import UnpackedText
+from pipelines.ingest.rows.array_pieces import ArrayCutter
+from pipelines.ingest.rows.json_values import NO_JSON, RowDecoder, RowProblem, parse_row
+from pipelines.ingest.rows.parquet_rows import read_parquet_rows, scan_parquet_rows
+from pipelines.ingest.rows.pieces import Piece, Place, RowsDecoder, cut_lines
+from pipelines.ingest.rows.ranges import RangeBoundaryError, RangeKind, RowRange
+from pipelines.ingest.rows.text_kind import GZIP_MAGIC, HEAD_BYTES, TextKind, tell_text_kind
+from pipelines.ingest.rows.text_source import TextSource, choose_block_bytes
+from pipelines.ingest.rows.unpack import UnpackedText
 from schemas.errors import ConfigError, CorruptError
 
 DECODED_BYTES: Final = 128 << 10

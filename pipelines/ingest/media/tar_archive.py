@@ -12,9 +12,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import Final
 
-from pipelines.ingest.archive_member import ArchiveMember
-from pipelines.ingest.media_root import normalize_path, unreadable
-from pipelines.ingest.zip_archive import read_fully
+from pipelines.ingest.media.archive_member import ArchiveMember
+from pipelines.ingest.media.root import normalize_path, unreadable
+from pipelines.ingest.media.zip_archive import read_fully
 from schemas.errors import CorruptError, SampleError
 
 MAX_HEADER_BYTES: Final = 1 << 20
