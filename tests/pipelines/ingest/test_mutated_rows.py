@@ -1,0 +1,193 @@
+"""Rows of every layout, mutated at random: each is written once, or rejected once and kept whole."""
+
+import json
+import math
+from collections import Counter
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from few_media import make_picture, talk, write_media
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.storage import LocalStorage
+from pipelines.engine import SerialEngine
+from pipelines.ingest.flow import ingest
+from pipelines.ingest.rows.ranges import plan_ranges
+from pipelines.ingest.tables import read_examples, read_quarantine
+from schemas.configuration import build
+from schemas.recipe import Recipe
+
+
+def messages(*texts):
+    return talk(*texts, names=("user", "assistant"), fields=("role", "content"))
+
+
+SOUND = {
+    "llava": [
+        {"id": 1, "image": "a.jpg", "conversations": talk("<image>q", "a", "q", "a")},
+        {"id": "x", "image": ["a.jpg", "b.png"], "conversations": talk("<image><image>", "a")},
+        {"id": "v", "video": "v_0.mp4", "conversations": talk("<video>", "a")},
+        {"id": "t", "model": "", "conversations": talk("q", "a")},
+    ],
+    "sharegpt": [
+        {"messages": messages("<image>q", "a"), "images": ["a.jpg"]},
+        {"messages": messages("<video>q", "a"), "videos": ["v_0.mp4"], "system": ""},
+        {"conversations": talk("q", "a"), "images": []},
+    ],
+    "video_chatgpt": [{"q": "q", "a": "a", "video_id": "v_0"}, {"q": "q", "a": "b", "video_id": "v_1"}],
+}
+PATHS = [
+    "a.jpg",
+    "b.png",
+    "gone.jpg",
+    "../a.jpg",
+    "/a.jpg",
+    "cut.jpg",
+    "empty.jpg",
+    "sub",
+    "v_0.mp4",
+    "v_0",
+    "",
+]
+WORDS = [
+    "q",
+    "",
+    " ",
+    "<image>",
+    "<video>",
+    "<image><image>",
+    "a <image> b",
+    "human",
+    "gpt",
+    "user",
+    "system",
+]
+VALUES = [None, True, 0, -1, 2**70, 1.5, 1e400, math.nan, "", "\ud800", "\0", [], {}, [[]], [None], {"a": 1}]
+values = st.sampled_from([*PATHS, *WORDS, *VALUES]) | st.lists(st.sampled_from([*PATHS, *VALUES]), max_size=3)
+changes = st.lists(
+    st.tuples(st.integers(0, 99), values, st.sampled_from(["set", "remove", "add"])), max_size=3
+)
+textual = {name: st.tuples(st.sampled_from(rows), changes) for name, rows in SOUND.items()}
+
+
+def list_places(value):
+    """Every place inside of a value, as the list or object that it is in and its key there."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from list_places(value[key])
+
+
+def mutate(row, changes):
+    """A copy of a row in which some places were changed, removed, or got a neighbor."""
+    row = json.loads(json.dumps(row))
+    for number, value, how in changes:
+        found = list(list_places(row))
+        holder, key = found[number % len(found)] if found else (row, "id")
+        if how == "remove" and found:
+            del holder[key]
+        elif how == "add" and isinstance(holder, list):
+            holder.insert(key, value)
+        elif how == "add":
+            holder[f"{key}s"] = value
+        else:
+            holder[key] = value
+    return row
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    return write_media(tmp_path_factory.mktemp("media"))
+
+
+def check(recipe, folder, raws):
+    """Ingest, and hold what came out against the rows; the rejects by code."""
+    storage = LocalStorage(folder / "corpus")
+    manifest = ingest(recipe, storage, SerialEngine()).manifest
+    (totals,) = manifest.sources
+    examples = [row for entry in manifest.examples for row in read_examples(storage, entry)]
+    rejects = [row for entry in manifest.quarantine for row in read_quarantine(storage, entry)]
+    assert totals.read == len(raws) == totals.written + totals.rejected
+    assert (totals.written, totals.rejected) == (len(examples), len(rejects))
+    assert Counter(reject.code for reject in rejects) == totals.rejects
+    rows = [row.record_row for row in examples] + [reject.locator.row for reject in rejects]
+    assert sorted(rows) == list(range(len(raws)))
+    for reject in rejects:
+        assert raws[reject.locator.row] in (reject.raw, None)
+    return Counter(totals.rejects) + Counter(written=totals.written)
+
+
+@pytest.mark.parametrize("layout", SOUND)
+def test_read_is_written_plus_rejected_in_every_layout_of_text(layout, media, tmp_path_factory, monkeypatch):
+    seen = Counter()
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        rows=st.lists(textual[layout], min_size=1, max_size=15),
+        range_bytes=st.sampled_from([1 << 25, 1]),
+        deduplicate=st.booleans(),
+    )
+    def check_rows(rows, range_bytes, deduplicate):
+        in_ranges = partial(plan_ranges, range_bytes=range_bytes)
+        monkeypatch.setattr("pipelines.ingest.inputs.plan_ranges", in_ranges)
+        folder = tmp_path_factory.mktemp("mutated")
+        raws = [json.dumps(mutate(*row)).encode() for row in rows]
+        (folder / "rows.json").write_bytes(b"[" + b", ".join(raws) + b"]")
+        source = {"name": "s", "format": layout, "annotations": str(folder / "rows.json")}
+        source |= {"media_root": str(media), "deduplicate": deduplicate}
+        seen.update(check(build({"name": "m", "sources": [source]}, Recipe, "m"), folder, raws))
+
+    check_rows()
+    assert seen["written"]
+    assert len(seen) > 3
+
+
+TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+turns = st.builds(
+    lambda role, text: {"from": role, "value": text},
+    st.sampled_from(["human", "gpt", "system", None]),
+    st.sampled_from(["<image>", "q", "", None, "<image>q"]),
+)
+sound = st.sampled_from([talk("<image>q", "a"), talk("q", "a"), talk("<image>q", "a", "q", "a")])
+pictures = st.builds(
+    lambda data, path: {"bytes": data, "path": path},
+    st.sampled_from([make_picture(1), make_picture(2, "PNG"), b"", None, b"GIF", make_picture(3)[:-5]]),
+    st.sampled_from([None, "a.jpg"]),
+)
+columns = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["1", "ü", None]),
+        "conversations": sound | sound | st.lists(turns | st.none(), max_size=3) | st.none(),
+    }
+)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_read_is_written_plus_rejected_with_pictures_in_the_rows(several, tmp_path_factory):
+    images = st.none() | st.lists(pictures | st.none(), max_size=3) if several else st.none() | pictures
+    kind = pa.list_(PICTURE) if several else PICTURE
+    seen = Counter()
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        rows=st.lists(st.tuples(columns, images), min_size=1, max_size=15),
+        group_rows=st.sampled_from([1, 4, 100]),
+        deduplicate=st.booleans(),
+    )
+    def check_rows(rows, group_rows, deduplicate):
+        folder = tmp_path_factory.mktemp("mutated")
+        kinds = {"id": pa.string(), "conversations": TURNS, "image": kind}
+        table = pa.Table.from_pylist([row | {"image": image} for row, image in rows], pa.schema(kinds))
+        pq.write_table(table, folder / "rows.parquet", row_group_size=group_rows)
+        source = {"name": "s", "format": "onevision", "annotations": str(folder / "rows.parquet")}
+        source |= {"deduplicate": deduplicate}
+        recipe = build({"name": "m", "sources": [source]}, Recipe, "m")
+        seen.update(check(recipe, folder, [None] * len(rows)))
+
+    check_rows()
+    assert seen["written"]
+    assert len(seen) > 3
