@@ -127,6 +127,8 @@ def feature_values(digest: str, features: FeatureSet) -> dict[str, object]:
         "feature_bytes": num_bytes,
         "fp16_bytes": features.num_fp16_bytes,
         "share_of_fp16": num_bytes / features.num_fp16_bytes if features.num_fp16_bytes else None,
+        "thinned_clips": features.num_thinned_clips,
+        "damaged_clips": features.num_damaged_clips,
         "feature_rejects": dict(Counter(reject.code for reject in features.rejects)),
     }
 
@@ -139,6 +141,11 @@ def feature_lines(digest: str, features: FeatureSet) -> list[str]:
     if features.num_fp16_bytes:
         size += f", {100 * num_bytes / features.num_fp16_bytes:.1f} % of plain fp16"
     lines = [f"featurize: {features.num_views} views of {features.num_items} items, {size} (spec {digest})"]
+    if features.num_thinned_clips or features.num_damaged_clips:
+        lines.append(
+            f"  clips: {features.num_thinned_clips} with more frames than max_frames, spread over the clip; "
+            f"{features.num_damaged_clips} with a few damaged packets, kept"
+        )
     if rejects:
         lines.append(f"  rejected {sum(rejects.values())} items ({in_counts(rejects)})")
     return lines

@@ -102,6 +102,10 @@ class FeatureSet(StrictModel):
     num_views: int
     num_fp16_bytes: int
     """What the same patches take as plain fp16."""
+    num_thinned_clips: int = 0
+    """Clips of more frames than `max_frames`, of which so many were spread over the clip."""
+    num_damaged_clips: int = 0
+    """Clips of which a few packets do not decode, kept with what does."""
     rejects: list[FeatureReject]
 
 

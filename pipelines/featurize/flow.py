@@ -21,7 +21,7 @@ from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
 from schemas.record import Modality
 
-FEATURE_FORMAT = 1
+FEATURE_FORMAT = 2
 """Version of what a feature shard holds; part of every fingerprint."""
 BYTES_PER_HALF = 2
 
@@ -102,6 +102,8 @@ def _describe_set(
         num_items=sum(record.counts["items"] for record in records),
         num_views=num_views,
         num_fp16_bytes=num_views * spec.encoder.num_patches * spec.encoder.width * BYTES_PER_HALF,
+        num_thinned_clips=sum(record.counts["thinned_clips"] for record in records),
+        num_damaged_clips=sum(record.counts["damaged_clips"] for record in records),
         rejects=[reject for record in records for reject in record.rejects],
     )
 

@@ -14,6 +14,7 @@ encoded item by item; what is held is one batch of views and the features of the
 
 import contextlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -48,6 +49,9 @@ from schemas.errors import FatalError, RejectCode, SampleError, WorkError
 from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
 from schemas.record import MediumKind
+
+COUNTED: Final[tuple[str, ...]] = ("items", "views", "thinned_clips", "damaged_clips")
+"""What a commit record tells the number of."""
 
 _KILLED: Final = SampleError(RejectCode.WORKER_CRASH, "it killed the processes that were to encode it")
 
@@ -127,7 +131,7 @@ class _ShardEncoder:
         if unit.only_key is None:
             return self.encode_shard(unit)
         with one_thread():
-            for _ in self._members(unit, [], {"items": 0, "views": 0}):
+            for _ in self._members(unit, [], Counter()):
                 pass
         return CommitRecord(unit=unit.name, fingerprint=unit.fingerprint, objects=[], counts={})
 
@@ -135,7 +139,7 @@ class _ShardEncoder:
         """Encode the items of a leaf, write their shard and commit it."""
         rejects: list[FeatureReject] = []
         folder = f"features/{self.spec.short_digest}"
-        counts = {"items": 0, "views": 0}
+        counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         with one_thread(), tempfile.TemporaryFile() as file:
             written = write_shard(self._members(unit, rejects, counts), file)
             tar = put_file(self.storage, folder, unit.leaf.name, "tar", file, written.sha256, counts["items"])
@@ -158,7 +162,7 @@ class _ShardEncoder:
         return commit(self.storage, record, when_beaten=FIRST_WINS)
 
     def _members(
-        self, unit: FeatureUnit, rejects: list[FeatureReject], counts: dict[str, int]
+        self, unit: FeatureUnit, rejects: list[FeatureReject], counts: Counter[str]
     ) -> Iterator[tuple[str, bytes]]:
         items = self._render_items(unit, rejects)
         for item in encode_items(items, self._encode, self.recipe.encoder.batch_size):
@@ -169,6 +173,7 @@ class _ShardEncoder:
                 continue
             counts["items"] += 1
             counts["views"] += len(item.patches)
+            counts.update(_count_clips(item.owner.media))
             yield f"{item.owner.stored.key}.feat.bin", packed
             yield f"{item.owner.stored.key}.json", describe_item(item.owner)
 
@@ -239,6 +244,15 @@ def describe_clip(frame_times_s: Sequence[float], report: VideoReport) -> dict[s
         "num_damaged_packets": report.num_damaged,
         "num_concealed_views": report.num_concealed,
         "num_frames_left_out": report.num_left_out,
+    }
+
+
+def _count_clips(media: Sequence[RenderedMedium]) -> dict[str, int]:
+    """What the totals tell of clips."""
+    reports = [medium.report for medium in media if medium.report is not None]
+    return {
+        "thinned_clips": sum(report.num_left_out > 0 for report in reports),
+        "damaged_clips": sum(report.num_damaged > 0 for report in reports),
     }
 
 

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from infra.storage import Storage
+from operators.video import VideoFacts
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.findings import (
@@ -147,9 +148,13 @@ class FileProbe:
 def describe_bytes(data: bytes, reference: MediumReference, location: str) -> Finding:
     """The finding of a medium whose bytes are at hand."""
     try:
-        return describe_found(location, read_facts(data, reference.kind, _decoder().read_video_facts))
+        return describe_found(location, read_facts(data, reference.kind, _read_clip))
     except SampleError as error:
         return RejectedMedium(error.code, f"{location!r}: {error.message}")
+
+
+def _read_clip(data: bytes) -> VideoFacts:
+    return _decoder().read_video_facts(data)
 
 
 @cache

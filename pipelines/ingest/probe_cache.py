@@ -13,7 +13,6 @@ leaves size and time as they are.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -98,8 +97,8 @@ class ProbeCache:
 
     def write(self, group: str, bits: str, rows: Iterable[CachedFinding]) -> str | None:
         """Store the findings of a group; the path of the object, None where there are none."""
-        ordered = sorted(filter(_lasts, rows), key=attrgetter("root", "location", "kind"))
-        return self._write_object(group, bits, _ENCODER.encode(ordered)) if ordered else None
+        lasting = list(filter(_lasts, rows))
+        return self._write_object(group, bits, _ENCODER.encode(lasting)) if lasting else None
 
     def read_rows(self, group: str, state: FileState) -> list[list[Finding]] | None:
         """Findings in a range of rows, if the file is still the same."""

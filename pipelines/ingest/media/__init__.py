@@ -1,1 +1,1 @@
-"""Media wherever they lie: found by the path of a record, described by their bytes; nothing else is opened."""
+"""Media wherever they lie: found by the path of a record, described by their bytes; nothing else opened."""
