@@ -145,5 +145,5 @@ def ask_for(storage: Storage, paths: Sequence[str]) -> Scattered:
     buckets: tuple[list[MediumReference], ...] = ([], [])
     for path in sorted(paths):
         reference = MediumReference(MediumKind.IMAGE, path)
-        buckets[request_bucket(_SOURCE, reference, _BITS)].append(reference)
+        buckets[request_bucket(reference, _BITS)].append(reference)
     return scatter(storage, "asked", [pack_references(bucket) for bucket in buckets])

@@ -110,11 +110,11 @@ def unpack_row_findings(blob: bytes) -> list[list[Finding]]:
     return _ROWS.decode(blob) if blob else []
 
 
-def request_hash(source: str, reference: MediumReference) -> int:
-    """64 bits that spread the media of all sources evenly."""
-    return xxhash.xxh3_64_intdigest(f"{source}\0{reference.path}".encode("utf-8", "surrogatepass"))
+def request_hash(reference: MediumReference) -> int:
+    """64 bits that spread media evenly: sources that name the same file find it in the same bucket."""
+    return xxhash.xxh3_64_intdigest(str(reference.path).encode())
 
 
-def request_bucket(source: str, reference: MediumReference, bits: int) -> int:
+def request_bucket(reference: MediumReference, bits: int) -> int:
     """The bucket that a reference belongs to."""
-    return request_hash(source, reference) >> (_HASH_BITS - bits)
+    return request_hash(reference) >> (_HASH_BITS - bits)

@@ -4,13 +4,13 @@ A part is what one range of rows brings: examples, and media of their items. Bot
 leading bits of the item key into one blob a bucket. Names that a whole part shares are numbers here; the
 tables spell them out. Blobs are batches in Arrow's own format, uncompressed.
 
-A part grows column by column in flat buffers that Arrow takes over as they are. A list of a thousand small
-objects a megabyte would cost more than parsing does: they lie scattered between what the parser makes and
-frees, and nothing stays in the processor's cache.
+A part grows in a few flat buffers. A list of a thousand small objects a megabyte would cost more than parsing
+does: they lie scattered between what the parser makes and frees, and nothing stays in the processor's cache.
 """
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
 from typing import Any, Final
 
 import numpy as np
@@ -58,6 +58,18 @@ _MEDIA: Final = _arrow.schema(
 _RANK: Final = _arrow.field("rank", _arrow.int32())
 _LEADING_BITS: Final = 16
 
+_FIXED: Final = np.dtype(
+    [
+        ("item_key", f"V{KEY_BYTES}"),
+        ("example_id", f"V{KEY_BYTES}"),
+        ("row", "<i8"),
+        ("num_chars", "<i4"),
+        ("repairs", "<i4"),
+        ("modality", "i1"),
+    ]
+)
+_PACK: Final = Struct(f"<{KEY_BYTES}s{KEY_BYTES}sqiib").pack
+
 
 class Part:
     """What a range of rows brings, row by row, dealt out to buckets by the leading bits of the item key."""
@@ -83,16 +95,12 @@ class Part:
         """Add an example of an item."""
         key, _, modality, media, _ = item
         bucket = self._buckets[(key[0] << 8 | key[1]) >> self._shift]
-        bucket.keys += key
-        bucket.ids += example_id
-        bucket.rows.append(row)
+        bucket.fixed += _PACK(key, example_id, row, num_chars, repairs, modality)
         bucket.record_ids.append(record_id)
-        bucket.modalities.append(modality)
-        bucket.num_chars.append(num_chars)
-        bucket.repairs.append(repairs)
         bucket.text += conversation
         bucket.ends.append(len(bucket.text))
-        bucket.raws.append(raw)
+        if raw is not None:
+            bucket.raws.append(raw)
         items = bucket.items
         if media and items.setdefault(key, media) is not media:
             items[key] = _choose_places(items[key], media)
@@ -111,47 +119,38 @@ class Part:
 class _Bucket:
     """Columns of the examples of one bucket, and the media of their items."""
 
-    __slots__ = (
-        "ends",
-        "ids",
-        "items",
-        "keys",
-        "modalities",
-        "num_chars",
-        "raws",
-        "record_ids",
-        "repairs",
-        "rows",
-        "text",
-    )
+    __slots__ = ("ends", "fixed", "items", "raws", "record_ids", "text")
 
     def __init__(self) -> None:
-        self.keys = bytearray()
-        self.ids = bytearray()
-        self.rows = array("q")
+        self.fixed = bytearray()
+        """What has the same size in every row, row by row."""
         self.record_ids: list[str] = []
-        self.modalities = array("b")
-        self.num_chars = array("i")
-        self.repairs = array("i")
         self.text = bytearray()
         self.ends = array("i", [0])
-        self.raws: list[bytes | None] = []
+        """Of the conversations in the text."""
+        self.raws: list[bytes] = []
+        """Of all rows, or of none."""
         self.items: dict[bytes, tuple[FoundMedium, ...]] = {}
 
     def pack_examples(self) -> memoryview:
-        """The examples as a batch of Arrow, from the buffers as they are."""
+        """The examples as a batch of Arrow."""
+        count = len(self.record_ids)
+        if not count:
+            return memoryview(b"")
+        fixed = np.frombuffer(self.fixed, _FIXED)
+        text = [None, _arrow.py_buffer(self.ends), _arrow.py_buffer(self.text)]
         arrays = [
-            self._flat("item_key", self.keys),
-            self._flat("example_id", self.ids),
-            self._flat("row", self.rows),
+            _take_column(fixed, "item_key"),
+            _take_column(fixed, "example_id"),
+            _take_column(fixed, "row"),
             _arrow.array(self.record_ids, _arrow.string()),
-            self._flat("modality", self.modalities),
-            self._flat("num_chars", self.num_chars),
-            self._flat("repairs", self.repairs),
-            self._flat("conversation", self.ends, self.text),
-            _arrow.array(self.raws, _arrow.large_binary()),
+            _take_column(fixed, "modality"),
+            _take_column(fixed, "num_chars"),
+            _take_column(fixed, "repairs"),
+            _arrow.Array.from_buffers(_arrow.binary(), count, text),
+            _arrow.array(self.raws or [None] * count, _arrow.large_binary()),
         ]
-        return _serialize(arrays, _EXAMPLES) if self.rows else memoryview(b"")
+        return _serialize(arrays, _EXAMPLES)
 
     def pack_media(self) -> memoryview:
         """The media as a batch of Arrow."""
@@ -166,9 +165,10 @@ class _Bucket:
         arrays = [_arrow.array(values, field.type) for values, field in zip(columns, _MEDIA, strict=True)]
         return _serialize(arrays, _MEDIA)
 
-    def _flat(self, name: str, *buffers: object) -> Any:  # noqa: ANN401 - pyarrow has no types
-        taken = [None, *(_arrow.py_buffer(buffer) for buffer in buffers)]
-        return _arrow.Array.from_buffers(_EXAMPLES.field(name).type, len(self.rows), taken)
+
+def _take_column(fixed: Any, name: str) -> Any:  # noqa: ANN401 - no types for fields of numpy, nor for pyarrow
+    values = _arrow.py_buffer(np.ascontiguousarray(fixed[name]))
+    return _arrow.Array.from_buffers(_EXAMPLES.field(name).type, len(fixed), [None, values])
 
 
 def _choose_places(some: tuple[FoundMedium, ...], others: tuple[FoundMedium, ...]) -> tuple[FoundMedium, ...]:

@@ -97,6 +97,7 @@ class FileProbe:
         self.seen = seen
         self._media = media
         self._answers: dict[tuple[str, MediumReference], Finding] = {}
+        self._read_now: set[Place] = set()
         self._num_read = self._num_bytes_read = self._num_unchanged = 0
 
     @property
@@ -129,11 +130,12 @@ class FileProbe:
         place = (self._media.root_of(source), location, reference.kind)
         known = self.seen.get(place)
         if known is not None and known.holds_for(state):
-            self._num_unchanged += 1
+            self._num_unchanged += place not in self._read_now
             return known.finding
         finding = self._read(source, location, reference)
         self._num_read += 1
-        self.seen[place] = CachedFinding(request_hash(source, reference), *place, *state, finding)
+        self._read_now.add(place)
+        self.seen[place] = CachedFinding(request_hash(reference), *place, *state, finding)
         return finding
 
     def _read(self, source: str, location: str, reference: MediumReference) -> Finding:

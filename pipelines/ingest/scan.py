@@ -106,7 +106,7 @@ class ScanWorker:
     def _scatter(self, unit: RangeUnit, references: Iterable[MediumReference]) -> Scattered:
         buckets: list[list[MediumReference]] = [[] for _ in range(1 << self.request_bits)]
         for reference in references:
-            buckets[request_bucket(unit.input.source, reference, self.request_bits)].append(reference)
+            buckets[request_bucket(reference, self.request_bits)].append(reference)
         blobs = [pack_references(bucket) for bucket in buckets]
         return scatter(self.storage, f"{self.scratch}/references-{unit.index:06d}", blobs)
 
