@@ -22,6 +22,7 @@ from schemas.errors import WorkError
 PLANTED = {"captions": {"missing_file": 1}}
 SOURCE = SourceTotals(
     name="captions",
+    files={"a.json": 10},
     read=9,
     taken=9,
     written=8,
