@@ -45,6 +45,8 @@ REJECTED_CLIPS = {
     "made_audio_only.m4a": "no_video_stream",
     "made_html.mp4": "unknown_format",
     "made_moov_cut.mp4": "damaged_video",
+    "made_trunc60.avi": "truncated_video",
+    "made_trunc_faststart60.mp4": "truncated_video",
     "made_zero.mp4": "empty_file",
 }
 MISSING_CLIPS = {"v_7bUu05RIksU.mp4": "missing_file", "v_TpB_zMG3XBA.mp4": "missing_file"}
