@@ -19,7 +19,7 @@ from pipelines.commit import load_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_S = 0.005
-DEADLINE_S = 120
+DEADLINE_S = 300
 NUM_KILLS = 5
 NUM_STAGES = 3
 

@@ -13,7 +13,7 @@ from encodable_inputs import recipe_values, write_inputs
 from test_build_killed import count_objects, find_descendants, finish, start_build, wait_for
 from watched_storage import read_objects
 
-STOP_LIMIT_S = 30
+STOP_LIMIT_S = 60
 STOPPED = "error: stopped; what is committed stays, run the same command again to go on\n"
 
 Stop = Callable[[Path, str, signal.Signals, int], None]
@@ -45,10 +45,13 @@ def stop(recipe: Path) -> Iterator[Stop]:
     def start_and_stop(corpus: Path, engine: str, number: signal.Signals, num_objects: int) -> None:
         process = start_build(recipe, corpus, engine)
         started.append(process)
-        wait_for(
-            lambda: count_objects(corpus) >= num_objects and bool(find_descendants(process.pid)), process
-        )
-        descendants = find_descendants(process.pid)
+        descendants: set[int] = set()
+
+        def has_workers() -> bool:
+            descendants.update(find_descendants(process.pid) if count_objects(corpus) >= num_objects else ())
+            return bool(descendants)
+
+        wait_for(has_workers, process)
         assert descendants
         process.send_signal(number)
         told, complaints = process.communicate(timeout=STOP_LIMIT_S)
@@ -97,8 +100,13 @@ def test_a_build_stops_and_goes_on(
 
 def test_children_go_with_a_killed_driver(recipe: Path, tmp_path: Path) -> None:
     process = start_build(recipe, tmp_path / "corpus", "processes")
-    wait_for(lambda: bool(find_descendants(process.pid)), process)
-    children = find_descendants(process.pid)
+    children: set[int] = set()
+
+    def has_children() -> bool:
+        children.update(find_descendants(process.pid))
+        return bool(children)
+
+    wait_for(has_children, process)
     assert children
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
