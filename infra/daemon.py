@@ -9,11 +9,14 @@ nothing behind. Left out: restarting what dies. Linux only (`/proc`, `setpriv`).
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from schemas.errors import NotFoundError
 
 STOP_LIMIT_S: Final = 15.0
 PAUSE_S: Final = 0.05
@@ -77,6 +80,15 @@ class Daemon:
                 time.sleep(PAUSE_S)
         self._pid_file.unlink(missing_ok=True)
 
+    def kill(self) -> None:
+        """End it as no handler can prevent, and wait until it is gone."""
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while (process := self.find()) is not None and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            time.sleep(PAUSE_S)
+        self._pid_file.unlink(missing_ok=True)
+
     @property
     def _pid_file(self) -> Path:
         return self.folder / f"{self.name}.pid"
@@ -91,6 +103,18 @@ def _moment_of_start(process: int) -> str | None:
     state, *facts = text.rpartition(")")[2].split()  # the name before may hold anything
     num_threads = int(facts[16])  # the first may be gone and others still hold ports and files
     return None if state in "ZX" and num_threads <= 1 else facts[18]
+
+
+def program_path(name: str) -> str:
+    """The whole path of a program of the system.
+
+    Raises:
+        NotFoundError: when it is not installed.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise NotFoundError(f"the program {name} is not installed here")
+    return found
 
 
 def program_environment() -> dict[str, str]:
