@@ -52,6 +52,7 @@ class IsolatedDecoder:
         self._setup = Setup(limits, policy)
         self._module = module
         self._holder = _Holder()
+        self._is_aborted = False
         self._finalizer = weakref.finalize(self, self._holder.stop)
 
     def render(self, data: bytes, kind: MediumKind) -> RenderedMedium:
@@ -81,6 +82,11 @@ class IsolatedDecoder:
         """End the process; the next medium would start another."""
         self._holder.stop()
 
+    def abort(self) -> None:
+        """Kill the process from another thread; the medium at work, and every other, is a `WorkError`."""
+        self._is_aborted = True
+        self._holder.kill()
+
     def __enter__(self) -> "IsolatedDecoder":
         return self
 
@@ -91,6 +97,8 @@ class IsolatedDecoder:
 
     def _ask(self, request: Request, data: bytes) -> tuple[Answer, list[RenderedViews]]:
         while True:
+            if self._is_aborted:
+                raise WorkError("the decoder was stopped in the middle of its work")
             child = self._holder.provide(self._setup, self._module)
             is_fresh = child.num_files == 0
             started_s = time.monotonic()
@@ -102,7 +110,7 @@ class IsolatedDecoder:
                 raise SampleError(RejectCode.DECODER_TIMEOUT, message) from error
             except (EOFError, ConnectionError) as error:
                 message = self._holder.stop(DYING_S)
-                if is_fresh:
+                if is_fresh and not self._is_aborted:
                     raise SampleError(RejectCode.DECODER_CRASH, f"the decoder {message}") from error
                 continue
             if isinstance(answer, Rejected):
@@ -128,6 +136,11 @@ class _Holder:
         if self._child is None:
             self._child = DecodeProcess(setup, module)
         return self._child
+
+    def kill(self) -> None:
+        child = self._child
+        if child:
+            child.kill()
 
     def stop(self, grace_s: float = 0.0) -> str:
         child, self._child = self._child, None

@@ -107,6 +107,11 @@ class DecodeProcess:
             raise TimeoutError
         self._channel.settimeout(left_s)
 
+    def kill(self) -> None:
+        """Make it hang up, which whoever waits for its answer notices; `stop` is still to be called."""
+        if not self.is_foreign:
+            self._process.kill()
+
     def stop(self, grace_s: float = 0.0) -> str:
         """End it, unless it ends by itself within the grace, and tell how it ended."""
         if not self.is_foreign:

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decode_samples import POLICY, make_picture
 from indexed_clips import CLIPS, encode_clip
 from PIL import Image
 
-from operators.frames import FramePolicy
-from operators.image import DEFAULT_IMAGE_POLICY
-from operators.preprocess import Processor
-from operators.render import RenderPolicy, render_medium
+from operators.render import render_medium
 from operators.video import read_video_facts
 from pipelines.decode.child import allow_time
 from pipelines.decode.isolated import IsolatedDecoder
@@ -27,23 +25,8 @@ from pipelines.decode.wire import DecodeLimits
 from schemas.errors import RejectCode, SampleError, WorkError
 from schemas.record import MediumKind
 
-POLICY = RenderPolicy(
-    layout="hd4",
-    aspect="pad",
-    processor=Processor(size_px=56),
-    image=DEFAULT_IMAGE_POLICY,
-    frames=FramePolicy(fps=2.0),
-    backend="pyav",
-)
 SHORT = DecodeLimits(deadline_s=3.0, memory_bytes=2**28, files_per_process=100)
 FOLDER = Path(__file__).parent
-
-
-def make_picture(seed=0, size=(90, 60)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
