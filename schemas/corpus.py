@@ -11,7 +11,7 @@ from pydantic import Field
 
 from schemas.configuration import StrictModel
 from schemas.digest import SHORT, canonical_json, digest_of
-from schemas.record import Modality
+from schemas.plan import ShardPlan
 
 FORMAT_VERSION: Final = 2
 POINTER_PATH: Final = "corpus.json"
@@ -33,22 +33,6 @@ class ShardEntry(StrictModel):
     name: str
     tar: ObjectEntry
     index: ObjectEntry
-
-
-class Leaf(StrictModel):
-    """One leaf of the shard plan: the items of a modality whose keys begin with these bits."""
-
-    modality: Modality
-    prefix: str
-    """Bits, `""` for the root."""
-    num_items: int
-    num_media_bytes: int
-    num_views: int
-
-    @property
-    def name(self) -> str:
-        """The shard's name: stable as long as the leaf does not split."""
-        return f"{self.modality.value}-{self.prefix or 'all'}"
 
 
 class SourceTotals(StrictModel):
@@ -126,7 +110,7 @@ class Manifest(StrictModel):
     examples: list[ObjectEntry]
     media: list[ObjectEntry]
     quarantine: list[ObjectEntry]
-    plan: list[Leaf]
+    plan: ShardPlan
     shards: list[ShardEntry] = Field(default_factory=list[ShardEntry])
     features: dict[str, FeatureSet] = Field(default_factory=dict[str, FeatureSet])
     """By short spec digest."""

@@ -1,28 +1,29 @@
 """Featurize: name the cache by its spec, encode the leaves that are not committed yet, publish the manifest.
 
 Fingerprints cover spec and media, not conversations, so a corpus whose texts were mended is not encoded
-again. Leaves of text-only items have no features.
+again. A cache that the manifest lists and that is all there is done, and nothing is read. Otherwise workers
+look leaf by leaf for what is committed; this process holds the plan and what the manifest must name. Leaves
+of text-only items have no features.
 """
 
-from collections.abc import Sequence
+from collections import Counter
 from io import BytesIO
 
 from infra.storage import Storage
-from pipelines.commit import find_commit, load_manifest, publish_manifest, put_object
-from pipelines.engine import Engine, Progress, Resources, no_progress, run_in_order
+from pipelines.commit import load_manifest, publish_manifest, put_object
+from pipelines.engine import Engine, Progress, Resources, no_progress, run_as_finished
 from pipelines.featurize.attention import pack_attention
 from pipelines.featurize.spec import describe_spec, open_encoder
-from pipelines.featurize.write import EncodeWorker, FeatureUnit
-from pipelines.shard.items import ItemTables, describe_medium
-from schemas.corpus import CommitRecord, FeatureSet, Leaf, Manifest, ObjectEntry, ShardEntry
-from schemas.digest import canonical_json, digest_of, sha256_hex
+from pipelines.featurize.units import FeatureUnits
+from pipelines.featurize.write import EncodeWorker
+from pipelines.shard.done import are_there, list_shard
+from pipelines.shard.tables import tables_of
+from schemas.corpus import FeatureReject, FeatureSet, Manifest, ObjectEntry, ShardEntry
+from schemas.digest import canonical_json, sha256_hex
 from schemas.errors import MismatchError
 from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
-from schemas.record import Modality
 
-FEATURE_FORMAT = 2
-"""Version of what a feature shard holds; part of every fingerprint."""
 BYTES_PER_HALF = 2
 
 
@@ -44,68 +45,81 @@ def featurize(
         )
     opened = open_encoder(recipe.encoder)
     spec = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened)
-    attention = pack_attention(opened.encoder.last_layer_attention_weights())
-    units = list_units(storage, manifest, spec)
-    records = [find_commit(storage, unit.name, unit.fingerprint) for unit in units]
-    waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
-    resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
-    worker = EncodeWorker(storage, recipe, spec)
-    made = iter(run_in_order(engine, worker, waiting, "featurize", progress, resources))
-    records = [record or next(made) for record in records]
-    made_before = manifest.features.get(spec.short_digest)
-    ordinal = made_before.ordinal if made_before else len(manifest.features)
-    features = _describe_set(storage, recipe.encoder.model, ordinal, spec, attention, units, records)
-    sets = manifest.features | {spec.short_digest: features}
-    extended = manifest.model_copy(update={"features": sets})
+    features = _find_features(storage, manifest, spec)
+    if features is None:
+        attention = pack_attention(opened.encoder.last_layer_attention_weights())
+        features = _describe_cache(storage, manifest, spec, attention)
+        features = _encode(recipe, storage, engine, progress, manifest, spec, features)
+    named = features.model_copy(update={"encoder": recipe.encoder.model})
+    extended = manifest.model_copy(update={"features": manifest.features | {spec.short_digest: named}})
     publish_manifest(storage, extended, derived_from=manifest)
     return spec.short_digest, extended
 
 
-def list_units(storage: Storage, manifest: Manifest, spec: FeatureSpec) -> list[FeatureUnit]:
-    """The leaves with media, with the fingerprints of their media under the spec."""
-    shards = {shard.name: shard for shard in manifest.shards}
-    tables = ItemTables(storage, manifest)
-    return [
-        FeatureUnit(leaf, shards[leaf.name], fingerprint_features(tables, leaf, spec))
-        for leaf in manifest.plan
-        if leaf.modality is not Modality.TEXT
-    ]
+def _find_features(storage: Storage, manifest: Manifest, spec: FeatureSpec) -> FeatureSet | None:
+    """The cache that the manifest lists, when all of it is there: it was made of the media listed."""
+    found = manifest.features.get(spec.short_digest)
+    if found is None or not all(storage.exists(entry.path) for entry in (found.spec, found.attention)):
+        return None
+    return found if are_there(storage, _folder_of(spec), found.shards) else None
 
 
-def fingerprint_features(tables: ItemTables, leaf: Leaf, spec: FeatureSpec) -> str:
-    """Digest of all that decides the bytes of a feature shard."""
-    media = [
-        [item.key, [describe_medium(medium) for medium in item.media]]
-        for item in tables.read_items(leaf.prefix)
-        if item.modality is leaf.modality
-    ]
-    return digest_of(["feature-shard", FEATURE_FORMAT, spec.digest, media])
-
-
-def _describe_set(
-    storage: Storage,
-    name: str,
-    ordinal: int,
-    spec: FeatureSpec,
-    attention: bytes,
-    units: Sequence[FeatureUnit],
-    records: Sequence[CommitRecord],
-) -> FeatureSet:
-    folder = f"features/{spec.short_digest}"
-    num_views = sum(record.counts["views"] for record in records)
+def _describe_cache(storage: Storage, manifest: Manifest, spec: FeatureSpec, attention: bytes) -> FeatureSet:
+    """A cache without shards."""
+    made_before = manifest.features.get(spec.short_digest)
+    folder = _folder_of(spec)
     return FeatureSet(
-        ordinal=ordinal,
+        ordinal=made_before.ordinal if made_before else len(manifest.features),
         spec=_put_spec(storage, folder, spec),
-        encoder=name,
+        encoder="",
         attention=put_object(storage, folder, "attention", "safetensors", attention, num_rows=1),
-        shards=[_list_shard(unit, record) for unit, record in zip(units, records, strict=True)],
-        num_items=sum(record.counts["items"] for record in records),
-        num_views=num_views,
-        num_fp16_bytes=num_views * spec.encoder.num_patches * spec.encoder.width * BYTES_PER_HALF,
-        num_thinned_clips=sum(record.counts["thinned_clips"] for record in records),
-        num_damaged_clips=sum(record.counts["damaged_clips"] for record in records),
-        rejects=[reject for record in records for reject in record.rejects],
+        shards=[],
+        num_items=0,
+        num_views=0,
+        num_fp16_bytes=0,
+        rejects=[],
     )
+
+
+def _encode(
+    recipe: Recipe,
+    storage: Storage,
+    engine: Engine,
+    progress: Progress,
+    manifest: Manifest,
+    spec: FeatureSpec,
+    empty: FeatureSet,
+) -> FeatureSet:
+    """Run the encoder over what is not committed yet; the cache with its shards."""
+    units = FeatureUnits(manifest)
+    worker = EncodeWorker(storage, recipe, spec, tables_of(manifest))
+    resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
+    shards: dict[int, ShardEntry] = {}
+    rejects: dict[int, list[FeatureReject]] = {}
+    counts: Counter[str] = Counter()
+    for index, done in run_as_finished(engine, worker, units, "featurize", progress, resources):
+        shards[index] = list_shard(units[index].leaf, done.record)
+        counts.update(done.record.counts)
+        if done.record.rejects:
+            rejects[index] = done.record.rejects
+    return empty.model_copy(
+        update={
+            "shards": [shards[index] for index in range(len(units))],
+            "num_items": counts["items"],
+            "num_views": counts["views"],
+            "num_fp16_bytes": counts["views"]
+            * spec.encoder.num_patches
+            * spec.encoder.width
+            * BYTES_PER_HALF,
+            "num_thinned_clips": counts["thinned_clips"],
+            "num_damaged_clips": counts["damaged_clips"],
+            "rejects": [reject for index in sorted(rejects) for reject in rejects[index]],
+        }
+    )
+
+
+def _folder_of(spec: FeatureSpec) -> str:
+    return f"features/{spec.short_digest}"
 
 
 def _put_spec(storage: Storage, folder: str, spec: FeatureSpec) -> ObjectEntry:
@@ -113,8 +127,3 @@ def _put_spec(storage: Storage, folder: str, spec: FeatureSpec) -> ObjectEntry:
     path = f"{folder}/spec.json"
     storage.put(path, BytesIO(data))
     return ObjectEntry(path=path, sha256=sha256_hex(data), num_bytes=len(data), num_rows=1)
-
-
-def _list_shard(unit: FeatureUnit, record: CommitRecord) -> ShardEntry:
-    tar, index = record.objects
-    return ShardEntry(name=unit.leaf.name, tar=tar, index=index)

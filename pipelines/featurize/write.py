@@ -32,7 +32,7 @@ from operators.feature_file import MediumShape, pack_features
 from operators.preprocess import normalize_views
 from operators.render import RenderedMedium, RenderPolicy
 from operators.video import VideoReport
-from pipelines.commit import FIRST_WINS, commit, put_file, put_object
+from pipelines.commit import FIRST_WINS, commit, find_commit, put_file, put_object
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.featurize.batches import EncodedItem, ViewArray, encode_items
 from pipelines.featurize.samples import StoredItem, list_keys, read_sample_items
@@ -43,7 +43,10 @@ from pipelines.featurize.spec import (
     open_encoder,
     render_policy,
 )
-from schemas.corpus import CommitRecord, FeatureReject, Leaf, ShardEntry
+from pipelines.featurize.units import FeatureUnit, fingerprint_features
+from pipelines.shard.done import UnitDone
+from pipelines.shard.tables import LeafReader, Tables
+from schemas.corpus import CommitRecord, FeatureReject
 from schemas.digest import canonical_json
 from schemas.errors import FatalError, RejectCode, SampleError, WorkError
 from schemas.feature import FeatureSpec
@@ -54,24 +57,6 @@ COUNTED: Final[tuple[str, ...]] = ("items", "views", "thinned_clips", "damaged_c
 """What a commit record tells the number of."""
 
 _KILLED: Final = SampleError(RejectCode.WORKER_CRASH, "it killed the processes that were to encode it")
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureUnit:
-    """A leaf to be encoded: its sample shard, and the fingerprint of its media under the spec."""
-
-    leaf: Leaf
-    shard: ShardEntry
-    fingerprint: str
-    only_key: str | None = None
-    """The one item to try, without writing anything: a part of a unit whose workers died."""
-    killers: tuple[str, ...] = ()
-    """Items to reject unseen."""
-
-    @property
-    def name(self) -> str:
-        """The name of a leaf among commits."""
-        return f"features-{self.leaf.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +74,9 @@ class EncodeWorker:
     storage: Storage
     recipe: Recipe
     spec: FeatureSpec
+    tables: Tables
 
-    def build(self) -> Callable[[FeatureUnit], CommitRecord]:
+    def build(self) -> Callable[[FeatureUnit], UnitDone]:
         """See `Worker.build`.
 
         Raises:
@@ -100,7 +86,8 @@ class EncodeWorker:
         opened = open_encoder(recipe.encoder)
         check_same_spec(describe_spec(recipe.views, recipe.encoder, recipe.codec, opened), self.spec)
         opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-        return _ShardEncoder(self.storage, self.recipe, self.spec, opened).encode_unit
+        reader = LeafReader(self.storage, self.tables)
+        return _ShardEncoder(self.storage, self.recipe, self.spec, reader, opened).encode_unit
 
     def divide(self, unit: FeatureUnit) -> Sequence[FeatureUnit]:
         """See `Divisible.divide`."""
@@ -116,6 +103,7 @@ class _ShardEncoder:
     storage: Storage
     recipe: Recipe
     spec: FeatureSpec
+    tables: LeafReader
     opened: OpenedEncoder
     policy: RenderPolicy = field(init=False)
     codec: Codec = field(init=False)
@@ -126,16 +114,19 @@ class _ShardEncoder:
         self.decoder = IsolatedDecoder(self.policy)
         self.codec = codec_named(self.spec.codec.name, self.spec.codec.version)
 
-    def encode_unit(self, unit: FeatureUnit) -> CommitRecord:
+    def encode_unit(self, unit: FeatureUnit) -> UnitDone:
         """Encode a leaf; or try one item of it, for which the record is empty and stands nowhere."""
-        if unit.only_key is None:
-            return self.encode_shard(unit)
-        with one_thread():
-            for _ in self._members(unit, [], Counter()):
-                pass
-        return CommitRecord(unit=unit.name, fingerprint=unit.fingerprint, objects=[], counts={})
+        if unit.only_key is not None:
+            with one_thread():
+                for _ in self._members(unit, [], Counter()):
+                    pass
+            return UnitDone(CommitRecord(unit=unit.name, fingerprint="", objects=[]))
+        fingerprint = fingerprint_features(self.tables, unit.leaf, self.spec)
+        if found := find_commit(self.storage, unit.name, fingerprint):
+            return UnitDone(found, is_new=False)
+        return UnitDone(self._encode_shard(unit, fingerprint))
 
-    def encode_shard(self, unit: FeatureUnit) -> CommitRecord:
+    def _encode_shard(self, unit: FeatureUnit, fingerprint: str) -> CommitRecord:
         """Encode the items of a leaf, write their shard and commit it."""
         rejects: list[FeatureReject] = []
         folder = f"features/{self.spec.short_digest}"
@@ -153,7 +144,7 @@ class _ShardEncoder:
             )
         record = CommitRecord(
             unit=unit.name,
-            fingerprint=unit.fingerprint,
+            fingerprint=fingerprint,
             objects=[tar, index],
             counts=counts,
             rejects=sorted(rejects, key=lambda reject: reject.key),

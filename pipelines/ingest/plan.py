@@ -18,8 +18,8 @@ from jaxtyping import Int64, UInt64
 
 from operators.frames import FramePolicy, count_frames
 from operators.views import VIEWS_PER_PICTURE
-from schemas.corpus import Leaf
 from schemas.medium import KEY_BITS
+from schemas.plan import Leaf, ShardPlan
 from schemas.recipe import ShardLimits, ViewsConfig
 from schemas.record import MediumKind, Modality
 
@@ -43,7 +43,7 @@ class Bucket:
 
     total: Leaf
     """All of them, as if they were one leaf."""
-    leaves: tuple[Leaf, ...]
+    leaves: ShardPlan
     """The tree that stands here if no node above is a leaf."""
 
 
@@ -51,17 +51,17 @@ def plan_bucket(items: PlannedItems, prefix: str, limits: ShardLimits) -> Bucket
     """The tree over the items of one bucket, whose keys all begin with `prefix`."""
     sums = _Sums(items)
     return Bucket(
-        sums.leaf(prefix, 0, len(items.keys)), tuple(_split(sums, prefix, 0, len(items.keys), limits))
+        sums.leaf(prefix, 0, len(items.keys)), ShardPlan(_split(sums, prefix, 0, len(items.keys), limits))
     )
 
 
-def join_buckets(buckets: Mapping[str, Mapping[Modality, Bucket]], limits: ShardLimits) -> list[Leaf]:
+def join_buckets(buckets: Mapping[str, Mapping[Modality, Bucket]], limits: ShardLimits) -> ShardPlan:
     """The leaves of all trees, sorted by modality and prefix; buckets by their bits, all of one length."""
-    return [
+    return ShardPlan(
         leaf
         for modality in sorted(Modality)
         for leaf in _join(sorted(_buckets_of(buckets, modality), key=lambda pair: pair[0]), "", limits)
-    ]
+    )
 
 
 def count_views(kind: MediumKind, duration_s: float, views: ViewsConfig) -> int:

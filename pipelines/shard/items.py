@@ -1,25 +1,18 @@
-"""Items, put together from the tables of examples and media.
+"""Items, put together from the rows of both tables, a file of them at a time."""
 
-Both tables are sorted by key and cut by its leading bits, so the items below a prefix are found by reading
-the files that overlap it; a worker keeps the last of each.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+
+import polars as pl
 
 from infra.storage import Storage
-from pipelines.ingest.plan import key_range
-from pipelines.ingest.tables import ExampleRow, MediumRow, prefix_of, read_examples, read_media
-from schemas.corpus import Manifest, ObjectEntry
-from schemas.digest import digest_of
+from pipelines.ingest.tables import EXAMPLES, MEDIA, ExampleRow, MediumRow
+from pipelines.shard.tables import LeafReader, Tables
 from schemas.errors import CorruptError
-from schemas.medium import modality_of
-from schemas.record import Modality
-
-SHARD_FORMAT: Final = 2
-"""Version of what a sample shard holds; part of every fingerprint."""
+from schemas.medium import MediumFacts, modality_of
+from schemas.plan import Leaf
+from schemas.record import MediumKind, Modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,66 +26,37 @@ class Item:
 
 
 class ItemTables:
-    """Reads items of a manifest by prefixes of their keys."""
+    """Reads the items of leaves."""
 
-    def __init__(self, storage: Storage, manifest: Manifest) -> None:
+    def __init__(self, storage: Storage, tables: Tables) -> None:
         self._storage = storage
-        self._manifest = manifest
-        self._examples: tuple[str, list[ExampleRow]] = ("", [])
-        self._media: tuple[str, list[MediumRow]] = ("", [])
+        self.reader = LeafReader(storage, tables)
 
-    def read_items(self, prefix: str) -> Iterator[Item]:
-        """Items whose keys begin with these bits, sorted by key.
+    def read_items(self, leaf: Leaf) -> Iterator[Item]:
+        """Items of a leaf, sorted by key.
 
         Raises:
             CorruptError: when the tables are damaged or do not fit each other.
         """
-        first, last = key_range(prefix)
-        media: dict[str, list[MediumRow]] = {}
-        for row in self._read_media(prefix):
-            if first <= row.item_key <= last:
-                media.setdefault(row.item_key, []).append(row)
-        examples = (row for row in self._read_examples(prefix) if first <= row.item_key <= last)
-        for key, group in groupby(examples, key=lambda row: row.item_key):
-            rows = tuple(group)
-            modality = rows[0].modality
-            found = tuple(sorted(media.pop(key, ()), key=lambda row: row.position))
+        for example_frame, medium_frame in self.reader.both(leaf):
+            yield from self._join(leaf.modality, example_frame, medium_frame)
+
+    def _join(self, modality: Modality, examples: pl.DataFrame, media: pl.DataFrame) -> Iterator[Item]:
+        media_of: dict[str, list[MediumRow]] = {}
+        for row in _list_media(media):
+            media_of.setdefault(row.item_key, []).append(row)
+        for key, group in groupby(_list_examples(examples), key=lambda row: row.item_key):
+            found = tuple(sorted(media_of.pop(key, ()), key=lambda row: row.position))
             if [row.position for row in found] != list(range(len(found))) or (
                 modality is not modality_of(tuple(row.facts.kind for row in found))
             ):
                 raise CorruptError(
                     f"{self._storage.url}: the tables disagree about the media of item {key}; ingest again"
                 )
-            yield Item(key, modality, found, rows)
-        if media:
-            raise CorruptError(f"{self._storage.url}: nothing is said about item {min(media)}; ingest again")
-
-    def _read_examples(self, prefix: str) -> Iterator[ExampleRow]:
-        for entry in _overlapping(self._manifest.examples, prefix):
-            if self._examples[0] != entry.path:
-                self._examples = (entry.path, list(read_examples(self._storage, entry)))
-            yield from self._examples[1]
-
-    def _read_media(self, prefix: str) -> Iterator[MediumRow]:
-        for entry in _overlapping(self._manifest.media, prefix):
-            if self._media[0] != entry.path:
-                self._media = (entry.path, list(read_media(self._storage, entry)))
-            yield from self._media[1]
-
-
-def digest_item(item: Item) -> str:
-    """Digest of all that an item brings into a sample shard.
-
-    An example's id is a digest of its source, item, text and ordinal, so the text is covered by it.
-    """
-    media = [describe_medium(medium) for medium in item.media]
-    examples = [example.example_id for example in item.examples]
-    return digest_of([item.key, item.modality.value, media, examples])
-
-
-def fingerprint_shard(item_digests: Sequence[str]) -> str:
-    """Digest of all that decides the bytes of a sample shard."""
-    return digest_of(["sample-shard", SHARD_FORMAT, list(item_digests)])
+            yield Item(key, modality, found, tuple(group))
+        if media_of:
+            key = min(media_of)
+            raise CorruptError(f"{self._storage.url}: nothing is said about item {key}; ingest again")
 
 
 def describe_medium(medium: MediumRow) -> dict[str, object]:
@@ -109,9 +73,16 @@ def describe_medium(medium: MediumRow) -> dict[str, object]:
     }
 
 
-def _overlapping(entries: Iterable[ObjectEntry], prefix: str) -> Iterator[ObjectEntry]:
-    """Files whose keys may begin with these bits."""
-    for entry in entries:
-        bits = prefix_of(entry)
-        if bits.startswith(prefix) or prefix.startswith(bits):
-            yield entry
+def _list_examples(frame: pl.DataFrame) -> Iterator[ExampleRow]:
+    for row in frame.iter_rows():
+        values = dict(zip(EXAMPLES.names, row, strict=True))
+        values["modality"] = Modality(values["modality"])
+        yield ExampleRow(**values)
+
+
+def _list_media(frame: pl.DataFrame) -> Iterator[MediumRow]:
+    for row in frame.iter_rows():
+        values = dict(zip(MEDIA.names, row, strict=True))
+        values["kind"] = MediumKind(values["kind"])
+        facts = MediumFacts(**{name: values.pop(name) for name in MediumFacts._fields})
+        yield MediumRow(facts=facts, **values)

@@ -17,24 +17,20 @@ import msgspec
 
 from infra.storage import Storage
 from infra.tar import pack_index, write_shard
-from pipelines.commit import commit, put_file, put_object
+from pipelines.commit import commit, find_commit, put_file, put_object
 from pipelines.ingest.media.reader import MediaReader, MediaSource
 from pipelines.ingest.tables import ExampleRow, MediumRow
+from pipelines.shard.done import UnitDone
+from pipelines.shard.fingerprints import fingerprint_samples
 from pipelines.shard.items import Item, ItemTables, describe_medium
-from schemas.corpus import CommitRecord, Leaf, Manifest
+from pipelines.shard.tables import Tables
+from schemas.corpus import CommitRecord
 from schemas.digest import canonical_json, sha256_hex
 from schemas.errors import MismatchError, RejectCode, SampleError
+from schemas.plan import Leaf
 
 FOLDER: Final = "shards"
 _WAY_OUT: Final = "run ingest again, with --reread if neither size nor time of the file have changed"
-
-
-@dataclass(frozen=True, slots=True)
-class ShardUnit:
-    """A leaf to be written, and the fingerprint of its items."""
-
-    leaf: Leaf
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +38,26 @@ class ShardWorker:
     """Builds the writing function inside a worker."""
 
     storage: Storage
-    manifest: Manifest
+    tables: Tables
     sources: tuple[MediaSource, ...]
 
-    def build(self) -> Callable[[ShardUnit], CommitRecord]:
+    def build(self) -> Callable[[Leaf], UnitDone]:
         """See `Worker.build`."""
-        tables = ItemTables(self.storage, self.manifest)
+        tables = ItemTables(self.storage, self.tables)
         reader = MediaReader(self.sources)
 
-        def write_unit(unit: ShardUnit) -> CommitRecord:
-            leaf = unit.leaf
-            found = tables.read_items(leaf.prefix)
-            items = [item for item in found if item.modality is leaf.modality]
-            return write_items(self.storage, unit, items, reader)
+        def write_leaf(leaf: Leaf) -> UnitDone:
+            fingerprint = fingerprint_samples(tables.reader, leaf)
+            if found := find_commit(self.storage, unit_name(leaf), fingerprint):
+                return UnitDone(found, is_new=False)
+            items = list(tables.read_items(leaf))
+            return UnitDone(write_items(self.storage, leaf, fingerprint, items, reader))
 
-        return write_unit
+        return write_leaf
 
 
 def write_items(
-    storage: Storage, unit: ShardUnit, items: Sequence[Item], reader: MediaReader
+    storage: Storage, leaf: Leaf, fingerprint: str, items: Sequence[Item], reader: MediaReader
 ) -> CommitRecord:
     """Write a shard and its index and commit both.
 
@@ -68,15 +65,14 @@ def write_items(
         MismatchError: when a medium is no longer what ingest saw.
         ConflictError: when somebody committed other bytes for the same items.
     """
-    name = unit.leaf.name
     data = read_media_data(reader, [medium for item in items for medium in item.media])
     with tempfile.TemporaryFile() as file:
         written = write_shard(_list_members(items, data), file)
-        tar = put_file(storage, FOLDER, name, "tar", file, written.sha256, len(items))
-    index = put_object(storage, FOLDER, name, "idx", pack_index(written.members), len(written.members))
+        tar = put_file(storage, FOLDER, leaf.name, "tar", file, written.sha256, len(items))
+    index = put_object(storage, FOLDER, leaf.name, "idx", pack_index(written.members), len(written.members))
     record = CommitRecord(
-        unit=unit_name(unit.leaf),
-        fingerprint=unit.fingerprint,
+        unit=unit_name(leaf),
+        fingerprint=fingerprint,
         objects=[tar, index],
         counts={"items": len(items), "examples": sum(len(item.examples) for item in items)},
     )

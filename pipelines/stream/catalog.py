@@ -21,8 +21,9 @@ from pipelines.commit import read_object
 from pipelines.stream.columns import ExampleFile, OrderColumns
 from pipelines.stream.order import ExampleTable
 from pipelines.stream.reader import find_features
-from schemas.corpus import FeatureSet, Leaf, Manifest
+from schemas.corpus import FeatureSet, Manifest
 from schemas.errors import ConfigError, CorruptError, NotFoundError
+from schemas.plan import Leaf
 from schemas.record import Modality
 
 MODALITIES: Final = tuple(Modality)

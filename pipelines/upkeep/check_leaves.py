@@ -19,13 +19,15 @@ from infra.storage import Storage
 from operators.feature_file import FeatureHeader, open_section, read_header, view_range
 from pipelines.commit import parse_stored, read_object
 from pipelines.shard.items import Item, ItemTables, describe_medium
+from pipelines.shard.tables import tables_of
 from pipelines.shard.write import describe_item
 from pipelines.upkeep.check_tars import Look, check_tar
 from pipelines.upkeep.findings import Checked
-from schemas.corpus import Leaf, Manifest, ObjectEntry, ShardEntry
+from schemas.corpus import Manifest, ObjectEntry, ShardEntry
 from schemas.digest import sha256_hex
 from schemas.errors import CorruptError, NotFoundError
 from schemas.feature import FeatureSpec
+from schemas.plan import Leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class LeafCheck:
 
     def __init__(self, storage: Storage, manifest: Manifest) -> None:
         self._storage = storage
-        self._tables = ItemTables(storage, manifest)
+        self._tables = ItemTables(storage, tables_of(manifest))
         self._rejected = {
             digest: frozenset(reject.key for reject in features.rejects)
             for digest, features in manifest.features.items()
@@ -66,8 +68,7 @@ class LeafCheck:
     def _read_items(self, leaf: Leaf, checked: Checked) -> list[Item] | None:
         where = f"plan {leaf.name}"
         try:
-            found = self._tables.read_items(leaf.prefix)
-            items = [item for item in found if item.modality is leaf.modality]
+            items = list(self._tables.read_items(leaf))
         except (CorruptError, NotFoundError) as error:
             checked.blame("tables", str(error), "mend what else is told of them first")
             return None

@@ -13,6 +13,7 @@ from watched_storage import read_objects
 from infra.storage import LocalStorage
 from pipelines.featurize.spec import check_same_spec, describe_spec, open_encoder, settings_of
 from pipelines.featurize.write import EncodeWorker
+from pipelines.shard.tables import Tables
 from schemas.errors import MismatchError
 from schemas.feature import FeatureSpec
 
@@ -131,8 +132,8 @@ def test_a_worker_of_another_spec_says_what_differs(inputs, tmp_path, path):
     recipe = make_recipe(inputs)
     storage = LocalStorage(tmp_path)
     wanted = describe(recipe)
-    EncodeWorker(storage, recipe, wanted).build()
-    worker = EncodeWorker(storage, recipe, change(wanted, path))
+    EncodeWorker(storage, recipe, wanted, Tables((), ())).build()
+    worker = EncodeWorker(storage, recipe, change(wanted, path), Tables((), ()))
     with pytest.raises(MismatchError, match=rf"than those wanted: {'.'.join(path)} is \S.* wanted; install"):
         worker.build()
     assert not read_objects(tmp_path)

@@ -8,10 +8,12 @@ from encodable_inputs import make_pictures
 from watched_storage import read_objects
 
 from pipelines.engine import Divisible
-from pipelines.featurize.flow import featurize, list_units
+from pipelines.featurize.flow import featurize
 from pipelines.featurize.spec import describe_spec, open_encoder
+from pipelines.featurize.units import FeatureUnits
 from pipelines.featurize.write import EncodeWorker
 from pipelines.process_engine import ProcessesEngine
+from pipelines.shard.tables import tables_of
 from pipelines.stream.reader import FeatureReader
 from schemas.digest import sha256_hex
 
@@ -23,18 +25,18 @@ def test_a_unit_is_divided_into_its_items_and_does_without_some(recipe, new_corp
     _, _, manifest = featurized
     storage = new_corpus("divided")
     spec = describe_spec(recipe.views, recipe.encoder, recipe.codec, open_encoder(recipe.encoder))
-    worker = EncodeWorker(storage, recipe, spec)
+    worker = EncodeWorker(storage, recipe, spec, tables_of(manifest))
     assert isinstance(worker, Divisible)
     encode = worker.build()
-    unit = max(list_units(storage, manifest, spec), key=lambda unit: unit.leaf.num_items)
+    unit = max(FeatureUnits(manifest), key=lambda unit: unit.leaf.num_items)
     parts = worker.divide(unit)
     assert len(parts) == unit.leaf.num_items >= 2
 
     before = read_objects(storage.url)
-    assert [encode(part).objects for part in parts] == [[]] * len(parts)
+    assert [encode(part).record.objects for part in parts] == [[]] * len(parts)
     assert read_objects(storage.url) == before
 
-    record = encode(worker.exclude(unit, parts[:1]))
+    record = encode(worker.exclude(unit, parts[:1])).record
     assert [(reject.key, reject.code) for reject in record.rejects] == [(parts[0].only_key, "worker_crash")]
     assert record.counts["items"] == unit.leaf.num_items - 1
     assert read_objects(storage.url).keys() - before.keys() > {entry.path for entry in record.objects}

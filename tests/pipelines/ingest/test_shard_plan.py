@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.ingest.plan import PlannedItems, count_views, join_buckets, key_range, plan_bucket
-from schemas.corpus import Leaf
 from schemas.medium import KEY_BITS
+from schemas.plan import Leaf
 from schemas.recipe import ShardLimits, VideoViews, ViewsConfig
 from schemas.record import MediumKind, Modality
 

@@ -16,8 +16,9 @@ from infra.tar import pack_index, write_shard
 from operators.codec import codec_named
 from operators.feature_file import MediumShape, pack_features
 from pipelines.commit import put_object
-from schemas.corpus import FeatureReject, FeatureSet, Leaf, Manifest, ObjectEntry, ShardEntry, SourceTotals
+from schemas.corpus import FeatureReject, FeatureSet, Manifest, ObjectEntry, ShardEntry, SourceTotals
 from schemas.digest import canonical_json, sha256_hex
+from schemas.plan import Leaf
 from schemas.record import Modality
 
 PATCHES, WIDTH = 4, 8
