@@ -6,6 +6,7 @@ Named tuples and not frozen dataclasses or pydantic models: three million record
 named tuple is made in a third of the time. Files and rows are no part of a record: who reads knows them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -108,7 +109,7 @@ class Reject:
     raw: bytes
 
 
-def encode_conversation(texts: tuple[str, ...]) -> bytes:
+def encode_conversation(texts: Sequence[str]) -> bytes:
     """What is said, by whom, in order: `[["human","..."],["gpt","..."],...]` in canonical JSON.
 
     Raises:

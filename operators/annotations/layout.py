@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from operators.annotations.turns import Spelling
 from schemas.record import MediumReference, Record
 
 
@@ -20,3 +21,5 @@ class Layout:
     `parse` reads the fields with it, too, so a scan of these fields alone finds what the records name."""
     is_embedded: bool = False
     """The pictures stand in the rows."""
+    usual: Spelling | None = None
+    """How turns are written in rows that `read_usual_rows` may read; None: in none."""

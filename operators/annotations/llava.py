@@ -30,4 +30,4 @@ def parse_llava(row: object) -> Record:
     return build_record(record_id, said, media)
 
 
-LLAVA: Final = Layout(parse_llava, ("image", "video", "images", "videos"), name_media)
+LLAVA: Final = Layout(parse_llava, ("image", "video", "images", "videos"), name_media, usual=LLAVA_SPELLING)

@@ -6,7 +6,7 @@ share is put together once.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from infra.storage import Storage
 from pipelines.ingest.findings import (
@@ -33,8 +33,9 @@ _SINGLE: Final = {kind.value: MODALITIES.index(modality_of((kind,))) for kind in
 _BY_STEM: Final = REPAIR_BITS[Repair.FOUND_BY_STEM]
 
 
-class KnownItem(NamedTuple):
-    """An item, as the examples of a range need it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownItem:
+    """An item, as the examples of a range need it; told from others by its identity."""
 
     key: bytes
     id_beginning: bytes
@@ -80,6 +81,7 @@ class ItemFinder:
         self._source = source
         self._findings = findings
         self._items: dict[tuple[MediumReference, ...], KnownItem | SampleError] = {}
+        self._by_path: dict[MediumKind, dict[str, KnownItem | None]] = {kind: {} for kind in MediumKind}
 
     def find(self, references: tuple[MediumReference, ...]) -> KnownItem:
         """The item over the media that a record names.
@@ -93,6 +95,18 @@ class ItemFinder:
         if isinstance(known, SampleError):
             raise known
         return known
+
+    def find_path(self, kind: MediumKind, path: str) -> KnownItem | None:
+        """The item over one medium, by its path; None when it cannot be used: `find` tells why."""
+        items = self._by_path[kind]
+        if path in items:
+            return items[path]
+        try:
+            item = make_item(self._source, [self._findings[MediumReference(kind, path)]])
+        except SampleError:
+            item = None
+        items[path] = item
+        return item
 
     def find_embedded(self, findings: Sequence[Finding], num_media: int, conversation: bytes) -> KnownItem:
         """The item over the media that stand in the row itself, or of its conversation where there are none.

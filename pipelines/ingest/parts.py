@@ -9,8 +9,9 @@ does: they lie scattered between what the parser makes and frees, and nothing st
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from struct import Struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,6 @@ import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 from jaxtyping import UInt64
 
 from pipelines.ingest.arrow import to_frame
-from pipelines.ingest.findings import FoundMedium
 from pipelines.ingest.items import KnownItem
 from schemas.medium import KEY_BITS
 
@@ -58,126 +58,150 @@ _MEDIA: Final = _arrow.schema(
 _RANK: Final = _arrow.field("rank", _arrow.int32())
 _LEADING_BITS: Final = 16
 
-_FIXED: Final = np.dtype(
-    [
-        ("item_key", f"V{KEY_BYTES}"),
-        ("example_id", f"V{KEY_BYTES}"),
-        ("row", "<i8"),
-        ("num_chars", "<i4"),
-        ("repairs", "<i4"),
-        ("modality", "i1"),
-    ]
-)
-_PACK: Final = Struct(f"<{KEY_BYTES}s{KEY_BYTES}sqiib").pack
+
+@dataclass(slots=True)
+class Examples:
+    """Some examples, column by column."""
+
+    items: list[KnownItem] = field(default_factory=list[KnownItem])
+    example_ids: list[bytes] = field(default_factory=list[bytes])
+    rows: list[int] = field(default_factory=list[int])
+    record_ids: list[str] = field(default_factory=list[str])
+    num_chars: list[int] = field(default_factory=list[int])
+    repairs: list[int] = field(default_factory=list[int])
+    conversations: list[bytes] = field(default_factory=list[bytes])
+    raws: list[bytes] = field(default_factory=list[bytes])
+    """Of all rows, or of none."""
 
 
 class Part:
-    """What a range of rows brings, row by row, dealt out to buckets by the leading bits of the item key."""
+    """What a range of rows brings; dealt out to buckets by the leading bits of the item key when it is packed."""
 
     def __init__(self, bits: int) -> None:
         self.num_examples = 0
-        self.num_text_bytes = 0
-        """Of all conversations."""
-        self._shift = _LEADING_BITS - bits
-        self._buckets = [_Bucket() for _ in range(1 << bits)]
+        self._bits = bits
+        self._keys = bytearray()
+        self._example_ids = bytearray()
+        self._rows = array("q")
+        self._record_ids = _Texts()
+        self._modalities = array("b")
+        self._num_chars = array("i")
+        self._repairs = array("i")
+        self._conversations = _Texts()
+        self._raws: list[bytes] = []
+        self._items: dict[KnownItem, None] = {}
 
-    def add(
-        self,
-        item: KnownItem,
-        example_id: bytes,
-        row: int,
-        record_id: str,
-        num_chars: int,
-        repairs: int,
-        conversation: bytes,
-        raw: bytes | None,
-    ) -> None:
-        """Add an example of an item."""
-        key, _, modality, media, _ = item
-        bucket = self._buckets[(key[0] << 8 | key[1]) >> self._shift]
-        bucket.fixed += _PACK(key, example_id, row, num_chars, repairs, modality)
-        bucket.record_ids.append(record_id)
-        bucket.text += conversation
-        bucket.ends.append(len(bucket.text))
-        if raw is not None:
-            bucket.raws.append(raw)
-        items = bucket.items
-        if media and items.setdefault(key, media) is not media:
-            items[key] = _choose_places(items[key], media)
-        self.num_examples += 1
-        self.num_text_bytes += len(conversation)
+    @property
+    def num_text_bytes(self) -> int:
+        """Of all conversations, and of the ids of their records."""
+        return len(self._conversations.data) + len(self._record_ids.data)
+
+    def add(self, some: Examples) -> None:
+        """Add examples."""
+        items = some.items
+        self.num_examples += len(items)
+        self._keys += b"".join([item.key for item in items])
+        self._example_ids += b"".join(some.example_ids)
+        self._rows.extend(some.rows)
+        self._record_ids.add(some.record_ids)
+        self._modalities.extend([item.modality for item in items])
+        self._num_chars.extend(some.num_chars)
+        self._repairs.extend(some.repairs)
+        self._conversations.add_bytes(some.conversations)
+        self._raws += some.raws
+        self._items.update(dict.fromkeys(items))
 
     def pack_examples(self) -> Iterator[memoryview]:
         """One blob a bucket, rows in their order; empty for a bucket without any."""
-        return (bucket.pack_examples() for bucket in self._buckets)
+        count = self.num_examples
+        raws = _arrow.array(self._raws, _arrow.large_binary()) if self._raws else None
+        arrays = [
+            _column(_EXAMPLES, "item_key", self._keys),
+            _column(_EXAMPLES, "example_id", self._example_ids),
+            _column(_EXAMPLES, "row", self._rows),
+            self._record_ids.column(_arrow.string()),
+            _column(_EXAMPLES, "modality", self._modalities),
+            _column(_EXAMPLES, "num_chars", self._num_chars),
+            _column(_EXAMPLES, "repairs", self._repairs),
+            self._conversations.column(_arrow.binary()),
+            _arrow.nulls(count, _arrow.large_binary()) if raws is None else raws,
+        ]
+        return _deal_out(arrays, _EXAMPLES, self._keys, self._bits)
 
     def pack_media(self) -> Iterator[memoryview]:
-        """One blob a bucket; empty for a bucket without any."""
-        return (bucket.pack_media() for bucket in self._buckets)
+        """One blob a bucket, the media of every item; empty for a bucket without any."""
+        items = [item for item in self._items if item.media]
+        media = [medium for item in items for medium in item.media]
+        keys = b"".join([item.key * len(item.media) for item in items])
+        arrays = [
+            _column(_MEDIA, "item_key", keys),
+            _column(_MEDIA, "position", array("i", [n for item in items for n in range(len(item.media))])),
+            _texts([medium.sha256 for medium in media]),
+            _texts([medium.kind for medium in media]),
+            _texts([medium.extension for medium in media]),
+            _column(_MEDIA, "num_bytes", array("q", [medium.num_bytes for medium in media])),
+            _column(_MEDIA, "width_px", array("i", [medium.width_px for medium in media])),
+            _column(_MEDIA, "height_px", array("i", [medium.height_px for medium in media])),
+            _column(_MEDIA, "duration_s", array("d", [medium.duration_s for medium in media])),
+            _texts([medium.location for medium in media]),
+        ]
+        return _deal_out(arrays, _MEDIA, keys, self._bits)
 
 
-class _Bucket:
-    """Columns of the examples of one bucket, and the media of their items."""
+class _Texts:
+    """A column of texts that grows."""
 
-    __slots__ = ("ends", "fixed", "items", "raws", "record_ids", "text")
+    __slots__ = ("_lengths", "data")
 
     def __init__(self) -> None:
-        self.fixed = bytearray()
-        """What has the same size in every row, row by row."""
-        self.record_ids: list[str] = []
-        self.text = bytearray()
-        self.ends = array("i", [0])
-        """Of the conversations in the text."""
-        self.raws: list[bytes] = []
-        """Of all rows, or of none."""
-        self.items: dict[bytes, tuple[FoundMedium, ...]] = {}
+        self.data = bytearray()
+        self._lengths = array("i")
 
-    def pack_examples(self) -> memoryview:
-        """The examples as a batch of Arrow."""
-        count = len(self.record_ids)
-        if not count:
-            return memoryview(b"")
-        fixed = np.frombuffer(self.fixed, _FIXED)
-        text = [None, _arrow.py_buffer(self.ends), _arrow.py_buffer(self.text)]
-        arrays = [
-            _take_column(fixed, "item_key"),
-            _take_column(fixed, "example_id"),
-            _take_column(fixed, "row"),
-            _arrow.array(self.record_ids, _arrow.string()),
-            _take_column(fixed, "modality"),
-            _take_column(fixed, "num_chars"),
-            _take_column(fixed, "repairs"),
-            _arrow.Array.from_buffers(_arrow.binary(), count, text),
-            _arrow.array(self.raws or [None] * count, _arrow.large_binary()),
-        ]
-        return _serialize(arrays, _EXAMPLES)
+    def add(self, texts: list[str]) -> None:
+        """Add texts."""
+        joined = "".join(texts)
+        if joined.isascii():
+            self.data += joined.encode()
+            self._lengths.extend(map(len, texts))
+        else:
+            self.add_bytes([text.encode() for text in texts])
 
-    def pack_media(self) -> memoryview:
-        """The media as a batch of Arrow."""
-        rows = [
-            (key, place, *medium.values)
-            for key, media in self.items.items()
-            for place, medium in enumerate(media)
-        ]
-        if not rows:
-            return memoryview(b"")
-        columns = zip(*rows, strict=True)
-        arrays = [_arrow.array(values, field.type) for values, field in zip(columns, _MEDIA, strict=True)]
-        return _serialize(arrays, _MEDIA)
+    def add_bytes(self, texts: list[bytes]) -> None:
+        """Add texts that are encoded."""
+        self.data += b"".join(texts)
+        self._lengths.extend(map(len, texts))
+
+    def column(self, kind: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """The column, as Arrow has it."""
+        ends = np.zeros(len(self._lengths) + 1, np.int32)
+        np.cumsum(np.frombuffer(self._lengths, np.int32), out=ends[1:])
+        buffers = [None, _arrow.py_buffer(ends), _arrow.py_buffer(self.data)]
+        return _arrow.Array.from_buffers(kind, len(self._lengths), buffers)
 
 
-def _take_column(fixed: Any, name: str) -> Any:  # noqa: ANN401 - no types for fields of numpy, nor for pyarrow
-    values = _arrow.py_buffer(np.ascontiguousarray(fixed[name]))
-    return _arrow.Array.from_buffers(_EXAMPLES.field(name).type, len(fixed), [None, values])
+def _texts(values: list[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    texts = _Texts()
+    texts.add(values)
+    return texts.column(_arrow.string())
 
 
-def _choose_places(some: tuple[FoundMedium, ...], others: tuple[FoundMedium, ...]) -> tuple[FoundMedium, ...]:
-    """The same media, each at the smaller of its two places."""
-    return tuple([min(pair, key=_place_of) for pair in zip(some, others, strict=True)])
+def _column(schema: Any, name: str, values: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """A column of values of one size; `_arrow.array` would import pandas to look at them."""
+    kind = schema.field(name).type
+    data = memoryview(values).cast("B")
+    return _arrow.Array.from_buffers(kind, 8 * len(data) // kind.bit_width, [None, _arrow.py_buffer(data)])
 
 
-def _place_of(medium: FoundMedium) -> str:
-    return medium.location
+def _deal_out(arrays: list[Any], schema: Any, keys: bytes | bytearray, bits: int) -> Iterator[memoryview]:  # noqa: ANN401
+    """Rows as one batch of Arrow for each bucket, by the leading bits of their keys."""
+    leading = np.frombuffer(keys, ">u2")[:: KEY_BYTES // 2].astype(np.int64) >> (_LEADING_BITS - bits)
+    order = np.argsort(leading, kind="stable")
+    bounds = np.searchsorted(leading[order], np.arange((1 << bits) + 1))
+    places = _arrow.Array.from_buffers(_arrow.int64(), len(order), [None, _arrow.py_buffer(order)])
+    rows = _arrow.RecordBatch.from_arrays(arrays, schema=schema).take(places)
+    for start, end in pairwise(bounds.tolist()):
+        blob = rows.slice(start, end - start).serialize() if start < end else b""
+        yield memoryview(blob)
 
 
 def read_examples_of(blobs: Iterable[tuple[int, bytes]]) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -198,10 +222,6 @@ def split_keys(keys: Any) -> UInt64[np.ndarray, "rows 2"]:  # noqa: ANN401 - pya
         fixed.buffers()[1], dtype=">u8", count=2 * len(fixed), offset=fixed.offset * KEY_BYTES
     )
     return data.astype(np.uint64).reshape(-1, 2)
-
-
-def _serialize(arrays: Sequence[Any], schema: Any) -> memoryview:  # noqa: ANN401 - pyarrow has no types
-    return memoryview(_arrow.RecordBatch.from_arrays(arrays, schema=schema).serialize())
 
 
 def _read(blobs: Iterable[tuple[int, bytes]], schema: Any) -> Any:  # noqa: ANN401 - pyarrow has no types

@@ -5,19 +5,22 @@ medium's code. A sound row costs some ten microseconds, half of them for parsing
 plain tuples here, and items are put together once a range and not once a record.
 """
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from infra.files import open_files
 from infra.storage import Storage
 from operators.annotations import LAYOUTS
+from operators.annotations.usual import read_usual_rows
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.findings import Finding
 from pipelines.ingest.inputs import RangeUnit
 from pipelines.ingest.items import Answers, ItemFinder, combine_repairs
-from pipelines.ingest.parts import Part
-from pipelines.ingest.rows.chunks import Chunk, read_chunks
+from pipelines.ingest.parts import Examples, Part
+from pipelines.ingest.rows.chunks import Chunk, UsualChunk, read_chunks, read_usual_chunks
+from pipelines.ingest.rows.json_values import RowProblem
 from pipelines.ingest.tables import put_rejects
 from pipelines.scatter import Scattered, scatter
 from schemas.corpus import ObjectEntry
@@ -102,9 +105,9 @@ class _RangeReader:
         one = self._range
         num_rows = num_used = 0
         with open_files(one.input.folder).open(one.input.name) as file:
-            for chunk in read_chunks(file, one.input.written, one.rows, one.first_row):
+            for chunk in self._open_chunks(file):
                 num_used += self._read_chunk(chunk, num_rows, num_used)
-                num_rows += len(chunk.values)
+                num_rows += chunk.num_rows
                 self._write(PART_BYTES)
         if num_rows != one.num_rows:
             raise MismatchError(
@@ -114,33 +117,79 @@ class _RangeReader:
         self._write(0)
         return self._result
 
-    def _read_chunk(self, chunk: Chunk, first: int, num_used: int) -> int:
+    def _open_chunks(self, file: io.RawIOBase) -> Iterator[Chunk | UsualChunk]:
+        one, spelling = self._range, self._layout.usual
+        if spelling is None:
+            return read_chunks(file, one.input.written, one.rows, one.first_row)
+        return read_usual_chunks(file, one.input.written, one.rows, one.first_row, spelling)
+
+    def _read_chunk(self, chunk: Chunk | UsualChunk, first: int, num_used: int) -> int:
         """Read the rows of a chunk that are used; how many they are."""
-        parse, problems, values = self._layout.parse, chunk.problems, chunk.values
-        first_row, add, keeps_raw = self._range.first_row + first, self._part.add, self._unit.keeps_raw
-        items, findings = self._items, self._row_findings
-        used = self._range.within(first, len(values))
-        for place, index in enumerate(used, num_used):
-            problem = problems.get(index)
-            if problem is not None:
-                self._reject(first_row + index, problem.code, problem.message, chunk.raw(index))
-                continue
-            try:
-                record_id, texts, media, repairs = parse(values[index])
-                conversation = encode_conversation(texts)
-                if findings:
-                    item = items.find_embedded(findings[place], len(media), conversation)
-                else:
-                    item = items.find(media) if media else items.find_text(conversation)
-            except SampleError as error:
-                self._reject(first_row + index, error.code, error.message, chunk.raw(index))
-                continue
-            example_id = end_example_id(item.id_beginning, conversation)
-            repaired = combine_repairs(item.repairs, repairs) if repairs else item.repairs
-            raw = chunk.raw(index) if keeps_raw else None
-            num_chars = count_chars(texts)
-            add(item, example_id, first_row + index, record_id, num_chars, repaired, conversation, raw)
+        used = self._range.within(first, chunk.num_rows)
+        found = Examples()
+        rest = enumerate(used, num_used)
+        if isinstance(chunk, UsualChunk) and len(used) == chunk.num_rows:
+            known = self._read_usual(chunk, first, found)
+            rest = [pair for pair in rest if pair[1] not in known]
+        for place, index in rest:
+            self._read_row(chunk, index, first, place, found)
+        if self._unit.keeps_raw:
+            start = self._range.first_row + first
+            found.raws = [chunk.raw(row - start) for row in found.rows]
+        self._part.add(found)
         return len(used)
+
+    def _read_usual(self, chunk: UsualChunk, first: int, found: Examples) -> set[int]:
+        """Add the examples of rows that need no second look; which ones they are."""
+        if self._layout.usual is None:
+            return set()
+        records = read_usual_rows(chunk.columns, self._layout.usual)
+        kind, find_path, find_text = records.kind, self._items.find_path, self._items.find_text
+        start = self._range.first_row + first
+        known: set[int] = set()
+        for row, record_id, path, texts, num_chars in zip(
+            records.rows, records.record_ids, records.paths, records.texts, records.num_chars, strict=True
+        ):
+            conversation = encode_conversation(texts)
+            item = find_path(kind, path) if path else find_text(conversation)
+            if item is None:
+                continue
+            known.add(row)
+            found.items.append(item)
+            found.example_ids.append(end_example_id(item.id_beginning, conversation))
+            found.rows.append(start + row)
+            found.record_ids.append(record_id)
+            found.num_chars.append(num_chars)
+            found.repairs.append(item.repairs)
+            found.conversations.append(conversation)
+        return known
+
+    def _read_row(
+        self, chunk: Chunk | UsualChunk, index: int, first: int, place: int, found: Examples
+    ) -> None:
+        """Add the example of a row, or reject it."""
+        row = self._range.first_row + first + index
+        value = chunk.read(index)
+        if isinstance(value, RowProblem):
+            self._reject(row, value.code, value.message, chunk.raw(index))
+            return
+        try:
+            record_id, texts, media, repairs = self._layout.parse(value)
+            conversation = encode_conversation(texts)
+            if self._row_findings:
+                item = self._items.find_embedded(self._row_findings[place], len(media), conversation)
+            else:
+                item = self._items.find(media) if media else self._items.find_text(conversation)
+        except SampleError as error:
+            self._reject(row, error.code, error.message, chunk.raw(index))
+            return
+        found.items.append(item)
+        found.example_ids.append(end_example_id(item.id_beginning, conversation))
+        found.rows.append(row)
+        found.record_ids.append(record_id)
+        found.num_chars.append(count_chars(texts))
+        found.repairs.append(combine_repairs(item.repairs, repairs))
+        found.conversations.append(conversation)
 
     def _reject(self, row: int, code: RejectCode, message: str, raw: bytes) -> None:
         locator = Locator(self._range.input.name, row)

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
+from operators.annotations.turns import Spelling
+from operators.annotations.usual import Columns
 from pipelines.ingest.rows.array_pieces import ArrayCutter
 from pipelines.ingest.rows.json_values import NO_JSON, RowDecoder, RowProblem, parse_row
 from pipelines.ingest.rows.parquet_rows import read_parquet_rows, scan_parquet_rows
@@ -26,6 +28,7 @@ from pipelines.ingest.rows.ranges import RangeBoundaryError, RangeKind, RowRange
 from pipelines.ingest.rows.text_kind import GZIP_MAGIC, HEAD_BYTES, TextKind, tell_text_kind
 from pipelines.ingest.rows.text_source import TextSource, choose_block_bytes
 from pipelines.ingest.rows.unpack import UnpackedText
+from pipelines.ingest.rows.usual_rows import UsualDecoder
 from schemas.errors import ConfigError, CorruptError
 
 DECODED_BYTES: Final = 128 << 10
@@ -60,6 +63,32 @@ class Chunk:
     problems: dict[int, RowProblem] = field(default_factory=dict[int, RowProblem])
     """By index in the chunk."""
 
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+        return len(self.values)
+
+    def read(self, index: int) -> object | RowProblem:
+        """A row, or its problem."""
+        return self.problems.get(index) or self.values[index]
+
+
+@dataclass(frozen=True, slots=True)
+class UsualChunk:
+    """Some rows as the columns of their fields."""
+
+    columns: Columns
+    num_rows: int
+    piece: Piece
+
+    def raw(self, index: int) -> bytes:
+        """The bytes of a row."""
+        return self.piece.raw(index)
+
+    def read(self, index: int) -> object | RowProblem:
+        """A row, or its problem; slowly."""
+        return parse_row(self.raw(index), self.piece.offset + self.piece.spans[index][0])
+
 
 def scan_chunks(
     file: io.RawIOBase,
@@ -92,6 +121,27 @@ def scan_chunks(
     decoder = _FieldDecoder(fields)
     for piece in _cut_range(file, Place(name, first_row), rows, decoder, chunk_bytes):
         yield ScannedChunk(decoder.read_fields(piece), piece.raw)
+
+
+def read_usual_chunks(
+    file: io.RawIOBase,
+    name: str,
+    rows: RowRange,
+    first_row: int,
+    spelling: Spelling,
+    chunk_bytes: int = DECODED_BYTES,
+) -> Iterator[Chunk | UsualChunk]:
+    """The rows of a range, whole; as columns where they are usual ones with turns in this spelling.
+
+    Args and errors as of `read_chunks`.
+    """
+    if rows.kind is RangeKind.PARQUET:
+        yield from read_chunks(file, name, rows, first_row)
+        return
+    decoder = UsualDecoder(spelling)
+    for piece in _cut_range(file, Place(name, first_row), rows, decoder, chunk_bytes):
+        columns = decoder.take_columns(piece.values)
+        yield _read_piece(piece) if columns is None else UsualChunk(columns, piece.num_rows, piece)
 
 
 def read_chunks(

@@ -54,8 +54,7 @@ class RowDecoder:
 
     def __init__(self) -> None:
         self._written = bytearray()
-        self._quotes = np.empty(0, np.bool_)
-        self._escapes = np.empty(0, np.bool_)
+        self._is_byte = np.empty(0, np.bool_)
 
     def decode_list(self, text: memoryview) -> list[Any]:
         """The values of a list of rows.
@@ -80,12 +79,13 @@ class RowDecoder:
         decode_usual: Callable[[memoryview], list[_UsualRow]],
         decode_any: Callable[[memoryview], list[Any]],
     ) -> list[Any]:
-        num_quotes = self.count_quotes(text)
         try:
             values = decode_usual(text)
         except msgspec.ValidationError:
             values = decode_any(text)
+            num_quotes = self.count_quotes(text)
         else:
+            num_quotes = self.count_quotes(text)
             if 2 * count_usual_strings(values) == num_quotes:
                 return values
         _WRITE_INTO(values, self._written)
@@ -93,21 +93,18 @@ class RowDecoder:
             raise LostKeyError
         return values
 
-    def count_quotes(self, text: memoryview) -> int:
+    def count_quotes(self, text: memoryview | bytearray) -> int:
         """The quotes of sound JSON that begin or end a string."""
         data = np.frombuffer(text, np.uint8)
-        size = len(data)
-        if size > len(self._quotes):
-            self._quotes, self._escapes = np.empty(2 * size, np.bool_), np.empty(2 * size, np.bool_)
-        is_quote = np.equal(data, _QUOTE, out=self._quotes[:size])
-        is_escape = np.equal(data, _BACKSLASH, out=self._escapes[:size])
-        count = int(np.count_nonzero(is_quote))
-        is_escaped = np.logical_and(is_quote[1:], is_escape[:-1], out=self._quotes[1:size])
-        num_escaped = int(np.count_nonzero(is_escaped))
-        if not num_escaped:
-            return count
-        is_unsure = np.logical_and(is_escaped[1:], is_escape[:-2], out=self._quotes[2:size])
-        return count - (len(_ESCAPED_QUOTE.findall(text)) if is_unsure.any() else num_escaped)
+        if len(data) > len(self._is_byte):
+            self._is_byte = np.empty(2 * len(data), np.bool_)
+        is_byte = self._is_byte[: len(data)]
+        num_quotes = int(np.count_nonzero(np.equal(data, _QUOTE, out=is_byte)))
+        escapes = np.flatnonzero(np.equal(data, _BACKSLASH, out=is_byte))
+        escapes = escapes[data[escapes + 1] == _QUOTE]
+        if (data[escapes - 1] == _BACKSLASH).any():
+            return num_quotes - len(_ESCAPED_QUOTE.findall(text))
+        return num_quotes - len(escapes)
 
 
 def parse_row(raw: bytes, offset: int) -> object | RowProblem:
