@@ -97,9 +97,9 @@ class IsolatedDecoder:
 
     def _ask(self, request: Request, data: bytes) -> tuple[Answer, list[RenderedViews]]:
         while True:
+            child = self._holder.provide(self._setup, self._module)
             if self._is_aborted:
                 raise WorkError("the decoder was stopped in the middle of its work")
-            child = self._holder.provide(self._setup, self._module)
             is_fresh = child.num_files == 0
             started_s = time.monotonic()
             try:
