@@ -25,6 +25,7 @@ from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
 
+from infra.space import named_full_disk
 from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
 COPY_BYTES = 1 << 20
@@ -224,8 +225,10 @@ class LocalStorage:
 
     def replace(self, path: str, data: bytes, expected: bytes | None) -> None:
         target = self.local_path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (target.parent / f".{target.name}.lock").open("ab") as lock:
+        with named_full_disk(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            opened = (target.parent / f".{target.name}.lock").open("ab")
+        with opened as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = target.read_bytes() if target.is_file() else None
             if found != expected:
@@ -238,7 +241,10 @@ class LocalStorage:
 
     def write_scratch(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
         target = self.local_path(path)
-        with _open_in_folder(target.parent, lambda: target.open("wb", buffering=0)) as file:
+        with (
+            named_full_disk(target.parent),
+            _open_in_folder(target.parent, lambda: target.open("wb", buffering=0)) as file,
+        ):
             for piece in pieces:
                 _write_whole(file, piece)
 
@@ -288,16 +294,17 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _temporary(self, target: Path) -> Generator[tuple[BinaryIO, Path]]:
-        descriptor, text = _open_in_folder(
-            target.parent, lambda: tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
-        )
-        name = Path(text)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                yield file, name
-        finally:
-            name.unlink(missing_ok=True)
+        with named_full_disk(target.parent):
+            descriptor, text = _open_in_folder(
+                target.parent, lambda: tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
+            )
+            name = Path(text)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    os.fchmod(file.fileno(), 0o644)
+                    yield file, name
+            finally:
+                name.unlink(missing_ok=True)
 
 
 def _open_in_folder(folder: Path, open_file: Callable[[], Opened]) -> Opened:

@@ -10,6 +10,7 @@
         MismatchError        two things that must agree differ: spec, recipe, manifest, checkpoint
         ConflictError        another writer committed other bytes for the same unit
         NotFoundError        something a command needs is not there
+        NoSpaceError         a disk is full
         WorkError            a unit of work failed for a reason that is ours
         DivergedError        training produced a number that is not finite
 
@@ -116,6 +117,10 @@ class ConflictError(FatalError):
 
 class NotFoundError(FatalError):
     """Something a command needs is not there."""
+
+
+class NoSpaceError(FatalError):
+    """A disk is full, or a quota is used up."""
 
 
 class WorkError(FatalError):

@@ -13,7 +13,6 @@ encoded item by item; what is held is one batch of views and the features of the
 """
 
 import contextlib
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from infra.space import temporary_file
 from infra.storage import Storage
 from infra.tar import pack_index, write_shard
 from operators.codec import Codec, codec_named
@@ -44,7 +44,7 @@ from pipelines.featurize.spec import (
     render_policy,
 )
 from pipelines.featurize.units import FeatureUnit, fingerprint_features
-from pipelines.shard.done import UnitDone
+from pipelines.shard.done import LeafDone
 from pipelines.shard.tables import LeafReader, Tables
 from schemas.corpus import CommitRecord, FeatureReject
 from schemas.digest import canonical_json
@@ -76,7 +76,7 @@ class EncodeWorker:
     spec: FeatureSpec
     tables: Tables
 
-    def build(self) -> Callable[[FeatureUnit], UnitDone]:
+    def build(self) -> Callable[[FeatureUnit], LeafDone]:
         """See `Worker.build`.
 
         Raises:
@@ -114,24 +114,24 @@ class _ShardEncoder:
         self.decoder = IsolatedDecoder(self.policy)
         self.codec = codec_named(self.spec.codec.name, self.spec.codec.version)
 
-    def encode_unit(self, unit: FeatureUnit) -> UnitDone:
+    def encode_unit(self, unit: FeatureUnit) -> LeafDone:
         """Encode a leaf; or try one item of it, for which the record is empty and stands nowhere."""
         if unit.only_key is not None:
             with one_thread():
                 for _ in self._members(unit, [], Counter()):
                     pass
-            return UnitDone(CommitRecord(unit=unit.name, fingerprint="", objects=[]))
+            return LeafDone(CommitRecord(unit=unit.name, fingerprint="", objects=[]))
         fingerprint = fingerprint_features(self.tables, unit.leaf, self.spec)
         if found := find_commit(self.storage, unit.name, fingerprint):
-            return UnitDone(found, is_new=False)
-        return UnitDone(self._encode_shard(unit, fingerprint))
+            return LeafDone(found, is_new=False)
+        return LeafDone(self._encode_shard(unit, fingerprint))
 
     def _encode_shard(self, unit: FeatureUnit, fingerprint: str) -> CommitRecord:
         """Encode the items of a leaf, write their shard and commit it."""
         rejects: list[FeatureReject] = []
         folder = f"features/{self.spec.short_digest}"
         counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
-        with one_thread(), tempfile.TemporaryFile() as file:
+        with one_thread(), temporary_file() as file:
             written = write_shard(self._members(unit, rejects, counts), file)
             tar = put_file(self.storage, folder, unit.leaf.name, "tar", file, written.sha256, counts["items"])
         index = put_object(

@@ -8,19 +8,19 @@ for the plan was made of other bytes. Media of one shard are held in memory, so 
 file are read in the order of the file; the tar itself goes through a temporary file.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from infra.space import temporary_file
 from infra.storage import Storage
 from infra.tar import pack_index, write_shard
 from pipelines.commit import commit, find_commit, put_file, put_object
 from pipelines.ingest.media.reader import MediaReader, MediaSource
 from pipelines.ingest.tables import ExampleRow, MediumRow
-from pipelines.shard.done import UnitDone
+from pipelines.shard.done import LeafDone
 from pipelines.shard.fingerprints import fingerprint_samples
 from pipelines.shard.items import Item, ItemTables, describe_medium
 from pipelines.shard.tables import Tables
@@ -41,17 +41,17 @@ class ShardWorker:
     tables: Tables
     sources: tuple[MediaSource, ...]
 
-    def build(self) -> Callable[[Leaf], UnitDone]:
+    def build(self) -> Callable[[Leaf], LeafDone]:
         """See `Worker.build`."""
         tables = ItemTables(self.storage, self.tables)
         reader = MediaReader(self.sources)
 
-        def write_leaf(leaf: Leaf) -> UnitDone:
+        def write_leaf(leaf: Leaf) -> LeafDone:
             fingerprint = fingerprint_samples(tables.reader, leaf)
             if found := find_commit(self.storage, unit_name(leaf), fingerprint):
-                return UnitDone(found, is_new=False)
+                return LeafDone(found, is_new=False)
             items = list(tables.read_items(leaf))
-            return UnitDone(write_items(self.storage, leaf, fingerprint, items, reader))
+            return LeafDone(write_items(self.storage, leaf, fingerprint, items, reader))
 
         return write_leaf
 
@@ -66,7 +66,7 @@ def write_items(
         ConflictError: when somebody committed other bytes for the same items.
     """
     data = read_media_data(reader, [medium for item in items for medium in item.media])
-    with tempfile.TemporaryFile() as file:
+    with temporary_file() as file:
         written = write_shard(_list_members(items, data), file)
         tar = put_file(storage, FOLDER, leaf.name, "tar", file, written.sha256, len(items))
     index = put_object(storage, FOLDER, leaf.name, "idx", pack_index(written.members), len(written.members))

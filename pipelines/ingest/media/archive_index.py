@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from infra.files import FileState
+from infra.space import OR_ELSEWHERE, no_space
 from pipelines.ingest.media.archive_member import ArchiveMember
 from pipelines.ingest.media.root import split_path
 from schemas.digest import SHORT, sha256_hex
@@ -145,6 +146,10 @@ def _make_index(path: Path, described: tuple[str, str, int, int], members: Itera
             connection.execute("commit")
         os.fsync(descriptor)
         temporary.replace(path)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise no_space(path.parent, OR_ELSEWHERE) from error
+        raise
     finally:
         os.close(descriptor)
         temporary.unlink(missing_ok=True)
