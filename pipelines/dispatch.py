@@ -9,6 +9,9 @@ are slots. What happens to a unit:
     a TransientError                                   it is tried `MAX_TRIES` times, with pauses
     any other error                                    the run ends
 
+A slot that stays empty, because a machine is gone for good, is tried again and again while others work; the
+run ends when no worker is left and none starts.
+
 Units come back any number of times, so whatever they do must be harmless to repeat; commits see to that.
 What it costs: a message each way per unit, and a few hundred bytes per worker; nothing per unit that is done.
 """
@@ -206,7 +209,8 @@ class Dispatch:
         post = self._posts.pop(worker)
         if not post.is_ready:
             self._num_failed_starts += 1
-            if self._num_failed_starts > MAX_DEATHS * (self._crew.num_slots + 1):
+            is_alone = not any(other.is_ready for other in self._posts.values())
+            if is_alone and self._num_failed_starts > MAX_DEATHS * (self._crew.num_slots + 1):
                 raise WorkerLostError(
                     f"{self._num_failed_starts} workers in a row were lost before they started: {reason}"
                 )
