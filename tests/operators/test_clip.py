@@ -140,12 +140,25 @@ def test_class_attention_needs_a_next_layer(folders):
         load_encoder(str(folders / "clip"), layer=-1).last_layer_attention_weights()
 
 
-@pytest.mark.parametrize("num_views", [1, 3, 4, 5, 8, 9])
-def test_a_fixed_batch_makes_views_independent_of_their_mates(folders, num_views):
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("num_views", [1, 4, 9])
+def test_a_view_has_the_same_bits_in_any_batch(folders, num_views, batch_size):
     encoder = load_encoder(str(folders / "clip"))
     views = torch.randn(num_views, 3, 56, 56, generator=torch.Generator().manual_seed(2))
-    output = encoder.encode_fixed(views, batch_size=4)
+    output = encoder.encode_fixed(views, batch_size)
     assert output.patches.shape == (num_views, 16, 48)
+    for index, view in enumerate(views):
+        alone = encoder.encode(view[None])
+        assert torch.equal(output.patches[index], alone.patches[0])
+        assert torch.equal(output.class_row[index], alone.class_row[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_views", [1, 3, 4, 5, 8, 9])
+def test_on_a_gpu_a_fixed_batch_makes_views_independent_of_their_mates(folders, num_views):
+    encoder = load_encoder(str(folders / "clip")).to("cuda")
+    views = torch.randn(num_views, 3, 56, 56, generator=torch.Generator().manual_seed(2))
+    output = encoder.encode_fixed(views, batch_size=4)
     for index, view in enumerate(views):
         mates = torch.randn(4, 3, 56, 56, generator=torch.Generator().manual_seed(index))
         mates[index % 3] = view
