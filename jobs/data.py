@@ -1,6 +1,6 @@
 """`onetoken ingest | shard | featurize | build`: from annotations and media to cached features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import typer
 
@@ -10,16 +10,20 @@ from jobs.options import (
     CorpusOption,
     EngineName,
     EngineOption,
+    EventsOption,
     JsonOption,
     RayAddressOption,
     RecipeArgument,
     RereadOption,
     WorkersOption,
     open_engine,
+    open_observer,
     read_configuration,
 )
+from jobs.throughput import Throughput
 from jobs.totals import (
     budget_status,
+    count_rejects,
     feature_lines,
     feature_values,
     ingest_lines,
@@ -29,8 +33,10 @@ from jobs.totals import (
     shard_lines,
     shard_values,
 )
-from pipelines.engine import Engine
+from pipelines.engine import Engine, observe_all
+from schemas.corpus import Manifest
 from schemas.errors import ConfigError
+from schemas.events import Counted, Event, Rejected
 from schemas.recipe import Recipe
 
 STAGES = ("ingest", "shard", "featurize")
@@ -57,15 +63,22 @@ def _command_of(stages: Sequence[str]) -> Callable[..., None]:
         workers: WorkersOption = None,
         ray_address: RayAddressOption = None,
         reread: RereadOption = False,
+        events: EventsOption = None,
         as_json: JsonOption = False,
     ) -> None:
         if reread and "ingest" not in stages:
             raise ConfigError("--reread goes with ingest and build: no other command looks for media")
         checked = read_configuration(recipe, Recipe)
-        with Reporter() as reporter, open_engine(engine, ray_address, workers) as opened:
+        throughput = Throughput()
+        with (
+            Reporter() as reporter,
+            open_observer(events) as log,
+            open_engine(engine, ray_address, workers, observe_all(log, throughput)) as opened,
+        ):
             storage = open_storage(corpus)
             lines, values, status = run_stages(stages, checked, storage, opened, reporter, reread)
-        print_result(lines, as_json, values)
+        lines += throughput.as_lines()
+        print_result(lines, as_json, values | {"throughput": throughput.as_values()})
         if status:
             raise typer.Exit(status)
 
@@ -92,6 +105,8 @@ def run_stages(
         if stage == "ingest":
             ingested = ingest(recipe, storage, engine, reporter, reread)
             manifest = ingested.manifest
+            for event in _list_ingest_events(manifest, ingested.probed.num_bytes_read):
+                engine.observer(event)
             lines += [*ingest_lines(manifest), probe_line(ingested.probed)]
             values |= ingest_values(manifest) | probe_values(ingested.probed)
             status, complaints = budget_status(manifest)
@@ -106,3 +121,11 @@ def run_stages(
             lines += feature_lines(digest, manifest.features[digest])
             values |= feature_values(digest, manifest.features[digest])
     return lines, values, status
+
+
+def _list_ingest_events(manifest: Manifest, num_bytes_read: int) -> Iterator[Event]:
+    """What ingest brought, all stages of it together."""
+    num_examples = sum(source.written for source in manifest.sources)
+    yield Counted(stage="ingest", num_items=num_examples, num_bytes=num_bytes_read)
+    for code, number in count_rejects(manifest.sources).items():
+        yield Rejected(stage="ingest", code=code, number=number)

@@ -9,7 +9,8 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import BaseModel
 
-from pipelines.engine import Engine, SerialEngine
+from infra.event_log import event_log
+from pipelines.engine import Engine, Observer, SerialEngine, observe_all, observe_nothing
 from schemas.configuration import parse_yaml
 from schemas.errors import ConfigError
 
@@ -44,12 +45,24 @@ WorkersOption = Annotated[
 RereadOption = Annotated[
     bool, typer.Option("--reread", help="Read all media again, also files that look unchanged.")
 ]
+EventsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--events",
+        metavar="FILE",
+        help="Append what happens to a log, one JSON object a line.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @contextlib.contextmanager
 def open_engine(
-    name: EngineName, ray_address: str | None = None, num_workers: int | None = None
+    name: EngineName,
+    ray_address: str | None = None,
+    num_workers: int | None = None,
+    observer: Observer = observe_nothing,
 ) -> Generator[Engine]:
     """The engine that was asked for, for as long as the block runs; none of its workers outlives the block.
 
@@ -61,18 +74,29 @@ def open_engine(
     if name is EngineName.SERIAL:
         if num_workers not in (None, 1):
             raise ConfigError("--workers goes with --engine processes or ray")
-        yield SerialEngine()
+        yield SerialEngine(observer)
     elif name is EngineName.PROCESSES:
         from pipelines.process_engine import ProcessesEngine
 
-        with ProcessesEngine(num_workers) as engine:
+        with ProcessesEngine(num_workers, observer=observer) as engine:
             yield engine
     else:
         from infra.ray_cluster import ray_cluster
+        from infra.ray_metrics import RayMetrics
         from pipelines.ray_engine import RayEngine
 
         with ray_cluster(ray_address, None if ray_address else num_workers):
-            yield RayEngine(num_workers)
+            yield RayEngine(num_workers, observer=observe_all(observer, RayMetrics()))
+
+
+@contextlib.contextmanager
+def open_observer(events: Path | None) -> Generator[Observer]:
+    """Who is told what happens, for as long as the block runs: a log, or nobody."""
+    if events is None:
+        yield observe_nothing
+        return
+    with event_log(events) as log:
+        yield log
 
 
 def read_configuration(path: Path, model: type[Model]) -> Model:

@@ -24,13 +24,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
-from pipelines.engine import MAX_TRIES, Divisible, Worker, describe_unit, draw_pause_s
+from pipelines.engine import (
+    MAX_TRIES,
+    Divisible,
+    Observer,
+    Worker,
+    describe_unit,
+    draw_pause_s,
+    observe_nothing,
+)
 from pipelines.host import Broken, Done, Failed, Lost, Ready, Report
 from schemas.errors import PipelineError, TransientError, WorkerLostError, WorkError
+from schemas.events import UnitDivided, UnitDone, UnitRetried, WorkerLost
 
 MAX_DEATHS: Final = 2
 START_LIMIT_S: Final = 600.0
 """For a worker to be placed, to import and to build."""
+MAX_REASON_CHARS: Final = 200
 
 
 @runtime_checkable
@@ -88,6 +98,8 @@ class _Post:
     deadline_s: float
     is_ready: bool = False
     task: _Task | None = None
+    start_s: float = 0.0
+    """When it was given the task."""
 
 
 class Dispatch:
@@ -101,8 +113,12 @@ class Dispatch:
         *,
         unit_limit_s: float,
         start_limit_s: float = START_LIMIT_S,
+        observer: Observer = observe_nothing,
+        stage: str = "",
     ) -> None:
         self._crew = crew
+        self._observe = observer
+        self._stage = stage
         self._divisible = cast("Divisible[Any]", spec) if isinstance(spec, Divisible) else None
         self._units = units
         self._unit_limit_s = unit_limit_s
@@ -145,8 +161,8 @@ class Dispatch:
             if not post.is_ready or post.task:
                 continue
             if task := self._next_task():
-                post.task = task
-                post.deadline_s = time.monotonic() + self._unit_limit_s
+                post.task, post.start_s = task, time.monotonic()
+                post.deadline_s = post.start_s + self._unit_limit_s
                 self._crew.give(worker, task.unit)
             elif not self._paused:
                 self._crew.dismiss(worker)
@@ -181,6 +197,8 @@ class Dispatch:
                 if task and task.division:
                     self._close_part(task.division)
                 elif task:
+                    seconds = time.monotonic() - post.start_s
+                    self._observe(UnitDone(stage=self._stage, unit=task.index, seconds=seconds))
                     yield task.index, result
             case Failed(error):
                 self._fail(worker, error)
@@ -202,11 +220,14 @@ class Dispatch:
         task.num_tries += 1
         if task.num_tries >= MAX_TRIES:
             raise WorkError(f"{self._describe(task)} failed {MAX_TRIES} times: {error}") from error
+        self._observe(UnitRetried(stage=self._stage, unit=task.index, error=type(error).__name__))
         due_s = time.monotonic() + draw_pause_s(task.num_tries)
         heapq.heappush(self._paused, (due_s, next(self._pauses), task))
 
     def _bury(self, worker: int, reason: str) -> None:
         post = self._posts.pop(worker)
+        lost = post.task.index if post.task else None
+        self._observe(WorkerLost(stage=self._stage, unit=lost, reason=_shorten(reason)))
         if not post.is_ready:
             self._num_failed_starts += 1
             is_alone = not any(other.is_ready for other in self._posts.values())
@@ -230,6 +251,7 @@ class Dispatch:
         parts = self._divisible.divide(task.unit) if self._divisible else ()
         if task.was_divided or not parts:
             raise WorkerLostError(f"{self._describe(task)} killed its worker {MAX_DEATHS} times: {reason}")
+        self._observe(UnitDivided(stage=self._stage, unit=task.index, num_parts=len(parts)))
         division = _Division(task, len(parts))
         self._again.extendleft(_Task(task.index, part, division) for part in reversed(parts))
 
@@ -249,3 +271,8 @@ class Dispatch:
 
     def _describe(self, task: _Task | None) -> str:
         return describe_unit(task.index, task.unit) if task else "the start"
+
+
+def _shorten(reason: str) -> str:
+    """The first line: what a dying process said stands below it, and may be anything."""
+    return reason.partition("\n")[0][:MAX_REASON_CHARS]

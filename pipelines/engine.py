@@ -9,6 +9,9 @@ one at a time, so that a computed sequence of a million units costs no memory. A
 through ends the run: units reject single records and items themselves. Only a `TransientError` is tried
 again here. What the serial engine leaves out: it has no limit per unit, and a unit that kills its process
 ends the run.
+
+An engine has an observer, which is told what happens as events (`schemas.events`); `run_as_finished` tells of
+stages, engines of units and workers, flows of what units brought.
 """
 
 import random
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from schemas.errors import TransientError, WorkError
+from schemas.events import Event, StageEnded, StageStarted, UnitDone, UnitRetried
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -70,9 +74,32 @@ class Resources:
 ONE_CPU: Final = Resources()
 
 
+Observer = Callable[[Event], None]
+"""Told what happens, in the process of the engine."""
+
+
+def observe_nothing(_event: Event) -> None:
+    """Keep no record."""
+
+
+def observe_all(*observers: Observer) -> Observer:
+    """One observer for several."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Runs units on some number of workers."""
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told what happens."""
+        ...
 
     @property
     def name(self) -> str:
@@ -85,9 +112,13 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, spec: Worker[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
+        self,
+        spec: Worker[Unit, Result],
+        units: Sequence[Unit],
+        resources: Resources = ONE_CPU,
+        stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
-        """Yield (index of the unit, its result) in the order of completion."""
+        """Yield (index of the unit, its result) in the order of completion; events bear the stage's name."""
         ...
 
 
@@ -115,10 +146,17 @@ def run_as_finished(
     """Run all units of a stage, telling the progress; (index, result) in the order of completion."""
     if not units:
         return
-    progress(stage, 0, len(units))
-    for num_done, finished in enumerate(engine.run(spec, units, resources), start=1):
-        progress(stage, num_done, len(units))
-        yield finished
+    num_done, start_s = 0, time.monotonic()
+    engine.observer(StageStarted(stage=stage, num_units=len(units)))
+    try:
+        progress(stage, 0, len(units))
+        for finished in engine.run(spec, units, resources, stage):
+            num_done += 1
+            progress(stage, num_done, len(units))
+            yield finished
+    finally:
+        seconds, is_complete = time.monotonic() - start_s, num_done == len(units)
+        engine.observer(StageEnded(stage=stage, seconds=seconds, num_done=num_done, is_complete=is_complete))
 
 
 def run_in_order(
@@ -145,27 +183,37 @@ class SerialEngine:
     name = "serial"
     has_gpu = False
 
+    def __init__(self, observer: Observer = observe_nothing) -> None:
+        self.observer = observer
+
     def run(
-        self, spec: Worker[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
+        self,
+        spec: Worker[Unit, Result],
+        units: Sequence[Unit],
+        resources: Resources = ONE_CPU,
+        stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`."""
         if not units:
             return
         work = spec.build()
         for index in range(len(units)):
-            yield index, _try_some_times(work, units[index], index)
+            start_s = time.monotonic()
+            result = self._try_some_times(work, units[index], index, stage)
+            self.observer(UnitDone(stage=stage, unit=index, seconds=time.monotonic() - start_s))
+            yield index, result
 
-
-def _try_some_times(work: Callable[[Unit], Result], unit: Unit, index: int) -> Result:
-    for num_tries in range(1, MAX_TRIES):
+    def _try_some_times(self, work: Callable[[Unit], Result], unit: Unit, index: int, stage: str) -> Result:
+        for num_tries in range(1, MAX_TRIES):
+            try:
+                return work(unit)
+            except TransientError as error:
+                self.observer(UnitRetried(stage=stage, unit=index, error=type(error).__name__))
+                time.sleep(draw_pause_s(num_tries))
         try:
             return work(unit)
-        except TransientError:
-            time.sleep(draw_pause_s(num_tries))
-    try:
-        return work(unit)
-    except TransientError as error:
-        raise WorkError(f"{describe_unit(index, unit)} failed {MAX_TRIES} times: {error}") from error
+        except TransientError as error:
+            raise WorkError(f"{describe_unit(index, unit)} failed {MAX_TRIES} times: {error}") from error
 
 
 def describe_unit(index: int, unit: object) -> str:

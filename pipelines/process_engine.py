@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 
 from infra.machine import count_cpus, count_memory_bytes, list_gpus
 from pipelines.dispatch import START_LIMIT_S, Dispatch
-from pipelines.engine import ONE_CPU, Resources, Result, Unit, Worker
+from pipelines.engine import ONE_CPU, Observer, Resources, Result, Unit, Worker, observe_nothing
 from pipelines.host import Lost, Ready, Report, process_settings
 from schemas.errors import WorkError
 
@@ -42,7 +42,13 @@ class ProcessesEngine:
 
     name = "processes"
 
-    def __init__(self, num_workers: int | None = None, start_limit_s: float = START_LIMIT_S) -> None:
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        start_limit_s: float = START_LIMIT_S,
+        observer: Observer = observe_nothing,
+    ) -> None:
+        self.observer = observer
         self._num_workers = num_workers or count_cpus()
         self._start_limit_s = start_limit_s
         self._gpus = list_gpus()
@@ -60,7 +66,11 @@ class ProcessesEngine:
         return bool(self._gpus)
 
     def run(
-        self, spec: Worker[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
+        self,
+        spec: Worker[Unit, Result],
+        units: Sequence[Unit],
+        resources: Resources = ONE_CPU,
+        stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`.
 
@@ -71,9 +81,17 @@ class ProcessesEngine:
             return
         crew = _Children(spec, resources, self._num_workers, self._gpus)
         self._crews.append(crew)
-        limits = {"unit_limit_s": resources.unit_limit_s, "start_limit_s": self._start_limit_s}
+        dispatch = Dispatch(
+            crew,
+            spec,
+            units,
+            unit_limit_s=resources.unit_limit_s,
+            start_limit_s=self._start_limit_s,
+            observer=self.observer,
+            stage=stage,
+        )
         try:
-            yield from Dispatch(crew, spec, units, **limits).results()
+            yield from dispatch.results()
         finally:
             self._crews.remove(crew)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from infra.ray_cluster import check_source, source_digest
 from pipelines.dispatch import START_LIMIT_S, Dispatch
-from pipelines.engine import ONE_CPU, Resources, Result, Unit, Worker
+from pipelines.engine import ONE_CPU, Observer, Resources, Result, Unit, Worker, observe_nothing
 from pipelines.host import Broken, Failed, Host, Lost, Report, process_settings
 from schemas.errors import PipelineError, WorkError
 
@@ -49,7 +49,13 @@ class RayEngine:
 
     name = "ray"
 
-    def __init__(self, num_workers: int | None = None, start_limit_s: float = START_LIMIT_S) -> None:
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        start_limit_s: float = START_LIMIT_S,
+        observer: Observer = observe_nothing,
+    ) -> None:
+        self.observer = observer
         self._num_workers = num_workers
         self._start_limit_s = start_limit_s
 
@@ -60,7 +66,11 @@ class RayEngine:
         return ray.cluster_resources().get("GPU", 0) >= 1
 
     def run(
-        self, spec: Worker[Unit, Result], units: Sequence[Unit], resources: Resources = ONE_CPU
+        self,
+        spec: Worker[Unit, Result],
+        units: Sequence[Unit],
+        resources: Resources = ONE_CPU,
+        stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`.
 
@@ -70,8 +80,16 @@ class RayEngine:
         if not units:
             return
         crew = _Actors(spec, resources, self._num_workers or len(units))
-        limits = {"unit_limit_s": resources.unit_limit_s, "start_limit_s": self._start_limit_s}
-        yield from Dispatch(crew, spec, units, **limits).results()
+        dispatch = Dispatch(
+            crew,
+            spec,
+            units,
+            unit_limit_s=resources.unit_limit_s,
+            start_limit_s=self._start_limit_s,
+            observer=self.observer,
+            stage=stage,
+        )
+        yield from dispatch.results()
 
 
 class _Actors:

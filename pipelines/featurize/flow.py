@@ -16,7 +16,7 @@ from pipelines.featurize.attention import pack_attention
 from pipelines.featurize.spec import describe_spec, open_encoder
 from pipelines.featurize.units import FeatureUnits
 from pipelines.featurize.write import EncodeWorker
-from pipelines.shard.done import are_there, list_shard
+from pipelines.shard.done import are_there, list_events, list_shard
 from pipelines.shard.tables import tables_of
 from schemas.corpus import FeatureReject, FeatureSet, Manifest, ObjectEntry, ShardEntry
 from schemas.digest import canonical_json, sha256_hex
@@ -99,6 +99,8 @@ def _encode(
     counts: Counter[str] = Counter()
     for index, done in run_as_finished(engine, worker, units, "featurize", progress, resources):
         shards[index] = list_shard(units[index].leaf, done.record)
+        for event in list_events("featurize", done):
+            engine.observer(event)
         counts.update(done.record.counts)
         if done.record.rejects:
             rejects[index] = done.record.rejects

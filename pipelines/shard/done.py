@@ -1,15 +1,17 @@
 """What comes home from the worker of a leaf, and whether what a manifest lists is still there."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from infra.storage import Storage
 from schemas.corpus import CommitRecord, ShardEntry
+from schemas.events import Counted, Event, Rejected
 from schemas.plan import Leaf
 
 
 @dataclass(frozen=True, slots=True)
-class UnitDone:
+class LeafDone:
     """A leaf that is committed."""
 
     record: CommitRecord
@@ -27,3 +29,19 @@ def are_there(storage: Storage, folder: str, shards: Iterable[ShardEntry]) -> bo
     """Whether every shard that is listed lies in its folder: a listing, and nothing is read."""
     found = frozenset(storage.list(folder))
     return all(entry.path in found for shard in shards for entry in (shard.tar, shard.index))
+
+
+def list_events(stage: str, done: LeafDone) -> Iterator[Event]:
+    """What a leaf brought, for the observer of the run."""
+    record = done.record
+    if not done.is_new:
+        yield Counted(stage=stage, num_items=0, num_found=1)
+        return
+    yield Counted(
+        stage=stage,
+        num_items=record.counts["items"],
+        num_views=record.counts.get("views", 0),
+        num_bytes=sum(entry.num_bytes for entry in record.objects),
+    )
+    for code, number in sorted(Counter(reject.code for reject in record.rejects).items()):
+        yield Rejected(stage=stage, code=code, number=number)

@@ -13,7 +13,7 @@ from infra.storage import Storage
 from pipelines.commit import load_manifest, publish_manifest
 from pipelines.engine import Engine, Progress, no_progress, run_as_finished
 from pipelines.ingest.media.reader import locate_media
-from pipelines.shard.done import are_there, list_shard
+from pipelines.shard.done import are_there, list_events, list_shard
 from pipelines.shard.tables import tables_of
 from pipelines.shard.write import FOLDER, ShardWorker
 from schemas.corpus import Manifest, ShardEntry
@@ -40,6 +40,8 @@ def shard(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress =
     written: dict[int, ShardEntry] = {}
     for index, done in run_as_finished(engine, worker, manifest.plan, "shard", progress):
         written[index] = list_shard(manifest.plan[index], done.record)
+        for event in list_events("shard", done):
+            engine.observer(event)
     shards = [written[index] for index in range(len(manifest.plan))]
     sharded = manifest.model_copy(update={"shards": shards})
     publish_manifest(storage, sharded, derived_from=manifest)

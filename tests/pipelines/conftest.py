@@ -131,7 +131,9 @@ class FarEngine(SerialEngine):
 
     name = "far"
 
-    def run(self, spec: Any, units: Sequence[Any], resources: Any = None) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, spec: Any, units: Sequence[Any], resources: Any = None, stage: str = ""
+    ) -> Iterator[tuple[int, Any]]:
         for index in reversed(range(len(units))):
             work: Callable[[Any], Any] = pickle.loads(pickle.dumps(spec)).build()
             yield index, pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(units[index])))))

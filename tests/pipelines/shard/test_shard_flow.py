@@ -135,7 +135,7 @@ def test_any_engine_gives_the_same_corpus(tiny_recipe, tmp_path, far_engine):
 class Unreadable(SerialEngine):
     """An engine that may not be used."""
 
-    def run(self, spec, units, resources=None):
+    def run(self, spec, units, resources=None, stage=""):
         assert not units
         return iter(())
 

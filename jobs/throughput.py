@@ -1,0 +1,52 @@
+"""How fast the stages of a run were: what was written, by the wall time of the stage.
+
+Leaves that an earlier run had committed do not count as written, only as found.
+"""
+
+from collections import Counter, defaultdict
+
+from jobs.totals import in_mebibytes
+from schemas.events import Counted, Event, StageEnded
+
+
+class Throughput:
+    """An observer that adds up, by stage."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take up what counts."""
+        match event:
+            case Counted():
+                found = {"items": event.num_items, "views": event.num_views, "bytes": event.num_bytes}
+                self._counts[event.stage].update(found | {"found": event.num_found})
+            case StageEnded():
+                self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + event.seconds
+            case _:
+                pass
+
+    def as_values(self) -> dict[str, object]:
+        """As plain values: totals and rates of the stages that had something to write."""
+        return {stage: self._describe(stage) for stage in self._counts if stage in self._seconds}
+
+    def as_lines(self) -> list[str]:
+        """As words, a line a stage."""
+        return [self._spell(stage) for stage in self._counts if stage in self._seconds]
+
+    def _describe(self, stage: str) -> dict[str, float]:
+        counts, seconds = self._counts[stage], self._seconds[stage]
+        values = {"seconds": round(seconds, 3), "shards_found": counts["found"]}
+        for name in ("items", "views", "bytes"):
+            values |= {name: counts[name], f"{name}_per_s": round(counts[name] / max(seconds, 1e-9), 1)}
+        return values
+
+    def _spell(self, stage: str) -> str:
+        counts, seconds = self._counts[stage], max(self._seconds[stage], 1e-9)
+        rates = [f"{counts['items'] / seconds:,.1f} items/s"]
+        if counts["views"]:
+            rates.append(f"{counts['views'] / seconds:,.1f} views/s")
+        rates.append(f"{in_mebibytes(round(counts['bytes'] / seconds))}/s")
+        found = f"; {counts['found']} shards were there" if counts["found"] else ""
+        return f"  {stage} wrote {counts['items']} items in {seconds:,.1f} s: {', '.join(rates)}{found}"
