@@ -31,6 +31,11 @@ class UsualRecords:
     texts: list[list[str]] = field(default_factory=list[list[str]])
     num_chars: list[int] = field(default_factory=list[int])
 
+    def take(self, places: Sequence[int]) -> "UsualRecords":
+        """Some of them."""
+        columns = (self.rows, self.record_ids, self.paths, self.texts, self.num_chars)
+        return UsualRecords(self.kind, *([column[place] for place in places] for column in columns))
+
 
 _MEDIA_FIELDS: Final = {"image": MediumKind.IMAGE, "video": MediumKind.VIDEO}
 _OTHER_MEDIA_FIELDS: Final = frozenset({"images", "videos"})

@@ -15,7 +15,7 @@ from schemas.medium import MediumFacts
 from schemas.record import MediumKind, MediumReference
 
 
-class FoundMedium(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class FoundMedium(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Where a medium is, and what it is."""
 
     sha256: str
@@ -41,7 +41,7 @@ class FoundMedium(msgspec.Struct, frozen=True, array_like=True, tag=1):
         return MediumFacts(self.sha256, MediumKind(self.kind), self.extension, *size)
 
 
-class RejectedMedium(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class RejectedMedium(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     """Why a medium cannot be used."""
 
     code: RejectCode

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+import msgspec
+
 from infra.storage import Storage
 from pipelines.ingest.findings import (
     Finding,
@@ -33,8 +35,7 @@ _SINGLE: Final = {kind.value: MODALITIES.index(modality_of((kind,))) for kind in
 _BY_STEM: Final = REPAIR_BITS[Repair.FOUND_BY_STEM]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KnownItem:
+class KnownItem(msgspec.Struct, eq=False, gc=False):
     """An item, as the examples of a range need it; told from others by its identity."""
 
     key: bytes
@@ -101,11 +102,8 @@ class ItemFinder:
         items = self._by_path[kind]
         if path in items:
             return items[path]
-        try:
-            item = make_item(self._source, [self._findings[MediumReference(kind, path)]])
-        except SampleError:
-            item = None
-        items[path] = item
+        finding = self._findings[MediumReference(kind, path)]
+        item = items[path] = make_item(self._source, (finding,)) if isinstance(finding, FoundMedium) else None
         return item
 
     def find_embedded(self, findings: Sequence[Finding], num_media: int, conversation: bytes) -> KnownItem:
@@ -149,7 +147,7 @@ def make_item(source: str, findings: Sequence[Finding]) -> KnownItem:
     if len(media) == 1:
         key, modality = media[0].sha256[:KEY_DIGITS], _SINGLE[media[0].kind]
     else:
-        key, modality = item_key_of_media(tuple(medium.sha256 for medium in media)), _MULTI
+        key, modality = item_key_of_media(tuple([medium.sha256 for medium in media])), _MULTI
     return KnownItem(bytes.fromhex(key), begin_example_id(source, key), modality, media, repairs)
 
 

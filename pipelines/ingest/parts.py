@@ -9,7 +9,7 @@ does: they lie scattered between what the parser makes and frees, and nothing st
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -94,7 +94,7 @@ class Part:
     @property
     def num_text_bytes(self) -> int:
         """Of all conversations, and of the ids of their records."""
-        return len(self._conversations.data) + len(self._record_ids.data)
+        return self._conversations.num_bytes + self._record_ids.num_bytes
 
     def add(self, some: Examples) -> None:
         """Add examples."""
@@ -149,34 +149,38 @@ class Part:
 
 
 class _Texts:
-    """A column of texts that grows."""
+    """A column of texts that grows, in a few large pieces."""
 
-    __slots__ = ("_lengths", "data")
+    __slots__ = ("_lengths", "_pieces", "num_bytes")
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        self.num_bytes = 0
+        self._pieces: list[bytes] = []
         self._lengths = array("i")
 
     def add(self, texts: list[str]) -> None:
         """Add texts."""
         joined = "".join(texts)
         if joined.isascii():
-            self.data += joined.encode()
-            self._lengths.extend(map(len, texts))
+            self._add(joined.encode(), texts)
         else:
             self.add_bytes([text.encode() for text in texts])
 
     def add_bytes(self, texts: list[bytes]) -> None:
         """Add texts that are encoded."""
-        self.data += b"".join(texts)
-        self._lengths.extend(map(len, texts))
+        self._add(b"".join(texts), texts)
 
     def column(self, kind: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
         """The column, as Arrow has it."""
         ends = np.zeros(len(self._lengths) + 1, np.int32)
         np.cumsum(np.frombuffer(self._lengths, np.int32), out=ends[1:])
-        buffers = [None, _arrow.py_buffer(ends), _arrow.py_buffer(self.data)]
+        buffers = [None, _arrow.py_buffer(ends), _arrow.py_buffer(b"".join(self._pieces))]
         return _arrow.Array.from_buffers(kind, len(self._lengths), buffers)
+
+    def _add(self, piece: bytes, texts: Sequence[Sized]) -> None:
+        self._pieces.append(piece)
+        self.num_bytes += len(piece)
+        self._lengths.extend(map(len, texts))
 
 
 def _texts(values: list[str]) -> Any:  # noqa: ANN401 - pyarrow has no types

@@ -145,24 +145,22 @@ class _RangeReader:
             return set()
         records = read_usual_rows(chunk.columns, self._layout.usual)
         kind, find_path, find_text = records.kind, self._items.find_path, self._items.find_text
+        conversations = list(map(encode_conversation, records.texts))
+        paths = zip(records.paths, conversations, strict=True)
+        items = [find_path(kind, path) if path else find_text(text) for path, text in paths]
+        if None in items:
+            places = [place for place, item in enumerate(items) if item]
+            records, conversations = records.take(places), [conversations[place] for place in places]
+        found.items = [item for item in items if item]
+        identified = zip(found.items, conversations, strict=True)
+        found.example_ids = [end_example_id(item.id_beginning, text) for item, text in identified]
         start = self._range.first_row + first
-        known: set[int] = set()
-        for row, record_id, path, texts, num_chars in zip(
-            records.rows, records.record_ids, records.paths, records.texts, records.num_chars, strict=True
-        ):
-            conversation = encode_conversation(texts)
-            item = find_path(kind, path) if path else find_text(conversation)
-            if item is None:
-                continue
-            known.add(row)
-            found.items.append(item)
-            found.example_ids.append(end_example_id(item.id_beginning, conversation))
-            found.rows.append(start + row)
-            found.record_ids.append(record_id)
-            found.num_chars.append(num_chars)
-            found.repairs.append(item.repairs)
-            found.conversations.append(conversation)
-        return known
+        found.rows = [start + row for row in records.rows]
+        found.record_ids = records.record_ids
+        found.num_chars = records.num_chars
+        found.repairs = [item.repairs for item in found.items]
+        found.conversations = conversations
+        return set(records.rows)
 
     def _read_row(
         self, chunk: Chunk | UsualChunk, index: int, first: int, place: int, found: Examples

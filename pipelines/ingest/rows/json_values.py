@@ -32,7 +32,6 @@ _WRITE_INTO: Final = msgspec.json.Encoder().encode_into
 _LENGTH_OF_DICT: Final = cast("Callable[[object], int]", vars(dict)["__len__"])
 """A TypeError for anything else."""
 _KEY: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(\s*:)?', re.DOTALL)
-_ESCAPED_QUOTE: Final = re.compile(rb'(?<!\\)(?:\\\\)*+\\"')
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
 
@@ -102,9 +101,8 @@ class RowDecoder:
         num_quotes = int(np.count_nonzero(np.equal(data, _QUOTE, out=is_byte)))
         escapes = np.flatnonzero(np.equal(data, _BACKSLASH, out=is_byte))
         escapes = escapes[data[escapes + 1] == _QUOTE]
-        if (data[escapes - 1] == _BACKSLASH).any():
-            return num_quotes - len(_ESCAPED_QUOTE.findall(text))
-        return num_quotes - len(escapes)
+        unsure = escapes[data[escapes - 1] == _BACKSLASH].tolist()
+        return num_quotes - len(escapes) + sum(_count_back(text, at) % 2 == 0 for at in unsure)
 
 
 def parse_row(raw: bytes, offset: int) -> object | RowProblem:
@@ -123,6 +121,14 @@ def parse_row(raw: bytes, offset: int) -> object | RowProblem:
     if _count_keys(value) != sum(map(bool, _KEY.findall(raw))):
         return _problem("a key stands twice in one object", offset)
     return value
+
+
+def _count_back(text: memoryview | bytearray, at: int) -> int:
+    """How many backslashes stand side by side up to a place; the last of an even number escapes nothing."""
+    count = 0
+    while text[at - count] == _BACKSLASH:
+        count += 1
+    return count
 
 
 def count_usual_strings(rows: list[_UsualRow]) -> int:

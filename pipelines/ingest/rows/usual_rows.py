@@ -20,6 +20,7 @@ from pipelines.ingest.rows.json_values import RowDecoder
 MAX_FIELDS: Final = 32
 """Of rows that are usual."""
 _SCALARS: Final = (NoneType, int, float, bool)
+_AS_TUPLE: Final = msgspec.structs.astuple
 _STRINGS_OF_TURN: Final = 4
 """Two names of fields, two values."""
 
@@ -38,7 +39,7 @@ class UsualDecoder:
         )
         self._names: tuple[str, ...] = ()
         """Of the fields that were learned."""
-        self._latest: tuple[list[Any], list[tuple[Any, ...]]] = ([], [])
+        self._latest: tuple[list[Any], Columns] = ([], {})
         """Rows that were decoded last, and their columns."""
         self._decode_list: Callable[[memoryview], list[Any]] | None = None
         self._decode_lines: Callable[[memoryview], list[Any]] | None = None
@@ -54,12 +55,7 @@ class UsualDecoder:
     def take_columns(self, rows: list[Any] | None) -> Columns | None:
         """The fields of the rows that were decoded last, None where a row has none; None if not usual."""
         latest, columns = self._latest
-        if not rows or rows is not latest:
-            return None
-        return {
-            name: [None if cell is msgspec.UNSET else cell for cell in column]
-            for name, column in zip(self._names, columns, strict=True)
-        }
+        return columns if rows and rows is latest else None
 
     def _try_usual(self, text: memoryview, decode: Callable[[memoryview], list[Any]] | None) -> list[Any]:
         """Rows that are proven to be usual; none where they are not."""
@@ -69,25 +65,23 @@ class UsualDecoder:
             rows = decode(text)
         except msgspec.ValidationError:
             return []
-        columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
-        num_strings = sum(map(self._count_strings, self._names, columns))
+        num_strings = 0
+        columns: dict[str, list[Any]] = {}
+        for name, cells in zip(self._names, zip(*map(_AS_TUPLE, rows), strict=True), strict=True):
+            column, types = list(cells), list(map(type, cells))
+            num_absent = types.count(msgspec.UnsetType)
+            if num_absent:
+                column = [None if cell is msgspec.UNSET else cell for cell in column]
+            columns[name] = column
+            num_strings += len(column) - num_absent
+            if name == self._turns:
+                num_strings += _STRINGS_OF_TURN * sum(map(len, filter(None, column)))
+            else:
+                num_strings += _count_texts(types, num_absent)
         if 2 * num_strings != self._decoder.count_quotes(text):
             return []
         self._latest = rows, columns
         return rows
-
-    def _count_strings(self, name: str, column: tuple[Any, ...]) -> int:
-        """Strings of a column and of the names of its field; too few where it holds anything unusual."""
-        if name == self._turns:
-            given = [cell for cell in column if cell is not msgspec.UNSET]
-            return len(given) + _STRINGS_OF_TURN * sum(map(len, given))
-        types = list(map(type, column))
-        num_texts, num_absent = types.count(str), types.count(msgspec.UnsetType)
-        if num_texts + num_absent < len(types) and num_texts + num_absent + sum(
-            map(types.count, _SCALARS)
-        ) < len(types):
-            return 0
-        return len(types) - num_absent + num_texts
 
     def _learn(self, rows: list[Any]) -> list[Any]:
         """The rows, after a look at their fields."""
@@ -112,6 +106,13 @@ class UsualDecoder:
             rename=dict(zip(fields, self._names, strict=True)),
             gc=False,
         )
+
+
+def _count_texts(types: list[type], num_absent: int) -> int:
+    """Texts among cells of these types; too few to be true where there are lists or objects."""
+    num_texts = types.count(str)
+    num_others = len(types) - num_texts - num_absent
+    return num_texts if num_others == 0 or num_others == sum(map(types.count, _SCALARS)) else -len(types)
 
 
 def _can_be_fields(names: Iterable[str]) -> bool:
