@@ -51,7 +51,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
         ConfigError: when this process is connected to Ray already.
     """
     with contextlib.nullcontext() if address else temporary_folder() as folder:
-        settings = _local_environment(folder) if folder else _QUIET_AND_WATCHFUL
+        settings = _local_environment(folder) if folder else _quiet_and_watchful()
         before = dict(os.environ)
         os.environ.update(settings)
         ray: Any = importlib.import_module("ray")
@@ -130,9 +130,14 @@ _QUIET_AND_WATCHFUL: Final = {
 }
 
 
+def _quiet_and_watchful() -> dict[str, str]:
+    """Settings of every connection; what the environment says already counts more."""
+    return {name: os.environ.get(name, value) for name, value in _QUIET_AND_WATCHFUL.items()}
+
+
 def _local_environment(folder: Path) -> dict[str, str]:
     return {
-        **_QUIET_AND_WATCHFUL,
+        **_quiet_and_watchful(),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
