@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from jobs.inspecting_medium import inspect_medium
 from jobs.options import JsonOption
 from jobs.totals import feature_lines, feature_values, ingest_lines, ingest_values, shard_lines, shard_values
 from schemas.errors import ConfigError, CorruptError, NotFoundError
+
+if TYPE_CHECKING:
+    from schemas.feature import CodecIdentity
 
 Described = tuple[list[str], Mapping[str, object]]
 
@@ -122,19 +125,24 @@ def describe_item(path: Path, key: str) -> Described:
     lines.append(json.dumps(facts, indent=2, ensure_ascii=False))
     values: dict[str, object] = {"item": facts, "members": {member.name: member.size for member in own}}
     if f"{key}.feat.bin" in members:
-        described, features = describe_features(_read_member(path, members[f"{key}.feat.bin"]))
+        data = _read_member(path, members[f"{key}.feat.bin"])
+        described, features = describe_features(data, path.parent / "spec.json")
         lines += described
         values.update(features)
     return lines, values
 
 
-def describe_features(data: bytes) -> Described:
-    """What a feature file holds, every view checked."""
-    from operators.codec import codec_named, decode_views
+def describe_features(data: bytes, spec_path: Path) -> Described:
+    """What a feature file holds, every view checked; its spec tells what the codec needs besides.
+
+    Raises:
+        MismatchError: when the codec is unknown here, or needs the spec and it is not there.
+    """
+    from operators.codec import decode_views, open_codec
     from operators.feature_file import open_section, read_header, view_range
 
     header = read_header(data)
-    codec = codec_named(header.codec, header.codec_version)
+    codec = open_codec(_identify(header.codec, header.codec_version, spec_path))
     payloads: list[memoryview] = []
     for index in range(len(header.views)):
         offset, length = view_range(header, index)
@@ -150,6 +158,16 @@ def describe_features(data: bytes) -> Described:
     ]
     shape = [len(header.views), header.num_patches, header.width]
     return lines, {"codec": header.codec, "shape": shape, "media": media, "mean_patch_norms": norms}
+
+
+def _identify(name: str, version: int, spec_path: Path) -> "CodecIdentity":
+    """The codec as the spec beside the shard describes it; a shard that was taken out has its name alone."""
+    from pipelines.commit import parse_stored
+    from schemas.feature import CodecIdentity, FeatureSpec
+
+    if spec_path.exists():
+        return parse_stored(spec_path.read_bytes(), FeatureSpec, str(spec_path)).codec
+    return CodecIdentity(name=name, version=version)
 
 
 def _open_index(path: Path) -> dict[str, Member]:

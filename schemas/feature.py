@@ -3,7 +3,10 @@
 What may only change the last bits (device class, torch version, batch size) stands in commit records.
 """
 
+from math import inf
 from typing import Final, Literal
+
+from pydantic import model_validator
 
 from schemas.configuration import StrictModel
 from schemas.digest import SHORT, digest_of
@@ -36,11 +39,31 @@ class EncoderIdentity(StrictModel):
     dtype: Literal["float32", "float16", "bfloat16"]
 
 
+class ChannelStatistics(StrictModel):
+    """Of every channel, over a sample of the corpus; taken once and frozen. Four digits, read as fp32."""
+
+    num_views: int
+    median: tuple[float, ...]
+    spread: tuple[float, ...]
+    """Interquartile range."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> "ChannelStatistics":
+        if len(self.median) != len(self.spread) or not all(0 < spread < inf for spread in self.spread):
+            raise ValueError("statistics need a median and a positive spread of every channel")
+        return self
+
+
 class CodecIdentity(StrictModel):
-    """How a view is stored."""
+    """How a view is stored: all that a codec needs besides the bytes."""
 
     name: str
     version: int
+    step: float | None = None
+    """Of the quality knob, for codecs that have one."""
+    library: str | None = None
+    """What decides the last bit of what is written; not of what is read."""
+    statistics: ChannelStatistics | None = None
 
 
 class ImageRules(StrictModel):

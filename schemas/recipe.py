@@ -43,6 +43,10 @@ def _check_take(value: str) -> str:
     return value
 
 
+def _name_codec(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
 Format = Literal["llava", "video_chatgpt", "onevision", "llava_next", "sharegpt", "llava_yaml"]
 Pattern = Annotated[str, Field(min_length=1)]
@@ -118,6 +122,15 @@ class EncoderConfig(StrictModel):
     """Views per call, fixed; the last call of a shard is padded."""
 
 
+class CodecConfig(StrictModel):
+    """How features are stored; `codec: int8` is short for `codec: {name: int8}`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,16}$")] = "int8"
+    """fp16, int8, compact, or one that an installed package brings."""
+    step: Annotated[float, Field(ge=0.01, le=1)] | None = None
+    """Quality of `compact`: 0.1 is close to lossless, 0.2 small; the codec's default where it is left out."""
+
+
 class ShardLimits(StrictModel):
     """When a leaf of the shard plan splits."""
 
@@ -132,7 +145,7 @@ class Recipe(StrictModel):
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
     views: ViewsConfig = ViewsConfig()
     encoder: EncoderConfig = EncoderConfig()
-    codec: Literal["fp16", "int8"] = "int8"
+    codec: Annotated[CodecConfig, BeforeValidator(_name_codec)] = CodecConfig()
     shards: ShardLimits = ShardLimits()
 
     @model_validator(mode="after")

@@ -1,69 +1,120 @@
-"""What a codec is: one view's patch tokens to bytes and back.
+"""What a codec is: patch tokens of views to bytes, each view by itself, and back.
 
-A codec sees one view at a time, so that one frame of a clip or the whole picture of five views is read and
-decoded alone. It holds no state that depends on the data: the same view gives the same bytes in any corpus.
-Bytes are little endian throughout, as on every machine that torch runs on.
+One frame of a clip or the whole picture of five views is read and decoded alone, so every view has bytes of
+its own. What a codec needs besides (a quality step, statistics of the corpus) stands in its `CodecIdentity`,
+which is part of the feature spec: the same view under the same identity gives the same bytes. Bytes are
+little endian throughout, as on every machine that torch runs on.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float16
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
-from schemas.errors import RejectCode, SampleError
+from schemas.errors import CorruptError, RejectCode, SampleError
+from schemas.feature import CodecIdentity
+from schemas.fidelity import FidelityFloor
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 FP16_MAX: Final = 65504.0
+_FIRST_INFINITE: Final = 65520.0
+"""From here on fp16 rounds to infinity."""
+VIEWS_PER_CALL: Final = 32
+"""Views that a GPU takes at once; a core goes view by view, which then stay in its cache."""
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """One way to store a view. `name` and `version` stand in the feature spec and in every feature file."""
+    """One way to store views, opened under one identity."""
 
-    @property
-    def name(self) -> str:
-        """ASCII, at most 16 characters."""
-        ...
-
-    @property
-    def version(self) -> int:
-        """Rises with every change of the bytes."""
-        ...
-
-    def encode_view(self, patches: Float[Tensor, "patches width"]) -> bytes:
-        """The bytes of one view; on any device.
+    def encode(self, views: Float[Tensor, "views patches width"]) -> list[bytes]:
+        """The bytes of each view; computed where the views are.
 
         Raises:
             SampleError: `not_finite` for NaN, infinities and values beyond fp16.
         """
         ...
 
-    def decode_view(self, data: Buffer, num_patches: int, width: int) -> Float16[Tensor, "patches width"]:
-        """The view of these bytes, on the CPU.
+    def decode_into(self, payloads: Sequence[Buffer], out: Float16[Tensor, "views patches width"]) -> None:
+        """Decode views into `out`; copied to its device as they are stored, and dequantized there.
 
         Raises:
-            CorruptError: when the bytes are no view of this shape.
+            CorruptError: when the bytes of one are no view of this shape.
         """
         ...
 
 
-def to_finite_half(patches: Float[Tensor, "patches width"]) -> Float16[Tensor, "patches width"]:
-    """Rounded to fp16.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecKind:
+    """What the registry knows of a codec."""
+
+    version: int
+    """Rises with every change of the bytes."""
+    open: Callable[[CodecIdentity], Codec]
+    """Raises `MismatchError` when the identity lacks what the codec needs."""
+    promise: Callable[[CodecIdentity], FidelityFloor] | None = None
+    """The fidelity below which an audit fails."""
+    default_step: float | None = None
+    """Of the quality knob; None: it has none."""
+    needs_statistics: bool = False
+    """Whether median and interquartile range of the corpus's channels belong to its identity."""
+    library: str | None = None
+    """Name and version of a library that decides the last bit of what is written, not of what is read."""
+
+
+def check_finite(views: Float[Tensor, "*shape"]) -> None:
+    """See that fp16 can hold every value; one pass.
 
     Raises:
         SampleError: `not_finite` for NaN, infinities and values that fp16 cannot hold.
     """
-    half = patches.detach().to(torch.float16)
-    if not bool(torch.isfinite(half).all()):
-        bad = patches[~torch.isfinite(half)]
+    if not views.numel():
+        return
+    low, high = (float(end) for end in views.detach().aminmax())
+    if not -_FIRST_INFINITE < low <= high < _FIRST_INFINITE:
+        bad = views[~(views.float().abs() < _FIRST_INFINITE)]
         raise SampleError(
             RejectCode.NOT_FINITE,
-            f"{bad.numel()} of {patches.numel()} feature values are not finite or beyond {FP16_MAX:.0f}, "
+            f"{bad.numel()} of {views.numel()} feature values are not finite or beyond {FP16_MAX:.0f}, "
             f"the first is {float(bad[0])}",
         )
-    return half
+
+
+def split_for_device(num_views: int, device: torch.device) -> list[slice]:
+    """Parts of a batch that are taken at once."""
+    step = VIEWS_PER_CALL if device.type == "cuda" else 1
+    return [slice(start, min(start + step, num_views)) for start in range(0, num_views, step)]
+
+
+def make_staging(num_views: int, num_bytes: int, device: torch.device) -> UInt8[Tensor, "views bytes"]:
+    """Room for encoded views on their way to a device; pinned where that is a GPU."""
+    return torch.empty(num_views, num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+def stack_payloads(
+    payloads: Sequence[Buffer], staging: UInt8[Tensor, "views bytes"], device: torch.device
+) -> UInt8[Tensor, "payloads bytes"]:
+    """Payloads of one length as rows on the device; on the CPU they stand in `staging` itself.
+
+    Raises:
+        CorruptError: when one has another length.
+    """
+    rows, num_bytes = staging.numpy(), staging.shape[1]
+    for row, payload in zip(rows, payloads, strict=False):
+        if len(payload) != num_bytes:
+            raise CorruptError(f"an encoded view of this shape takes {num_bytes} bytes, not {len(payload)}")
+        row[:] = np.frombuffer(payload, np.uint8)
+    return staging[: len(payloads)].to(device)
+
+
+def to_rows_of_bytes(tensor: Tensor) -> UInt8[Tensor, "views bytes"]:
+    """The memory of each view."""
+    return tensor.contiguous().flatten(1).view(torch.uint8)
 
 
 def tensor_to_bytes(tensor: Tensor) -> bytes:

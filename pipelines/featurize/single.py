@@ -7,11 +7,12 @@ or from the encoder. They are bit-equal where the batch size is the cache's, els
 import torch
 
 from operators.batch import MediumFeatures
-from operators.codec import codec_named, decode_views
+from operators.codec import decode_views, open_codec
 from operators.preprocess import normalize_views
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.featurize.spec import (
     check_same_spec,
+    codec_config,
     describe_spec,
     open_encoder,
     render_policy,
@@ -37,12 +38,12 @@ class MediumEncoder:
         """
         views, config = settings_of(spec, model)
         opened = open_encoder(config)
-        check_same_spec(describe_spec(views, config, spec.codec.name, opened), spec)
+        check_same_spec(describe_spec(views, config, codec_config(spec), opened, spec.codec.statistics), spec)
         self._encoder = opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         self._policy = render_policy(views, opened)
         self._decoder = IsolatedDecoder(self._policy)
         self._batch_size = batch_size
-        self._codec = codec_named(spec.codec.name, spec.codec.version)
+        self._codec = open_codec(spec.codec)
 
     def encode(self, data: bytes, kind: MediumKind) -> MediumFeatures:
         """The features of a medium, from its encoded bytes.
@@ -54,7 +55,7 @@ class MediumEncoder:
             rendered = self._decoder.render(data, kind)
             pixels = torch.as_tensor(normalize_views(rendered.views, self._policy.processor))
             patches = self._encoder.encode_fixed(pixels, self._batch_size).patches.cpu()
-            stored = [self._codec.encode_view(view) for view in patches]
+            stored = self._codec.encode(patches)
         decoded = decode_views(self._codec, stored, patches.shape[1], patches.shape[2])
         grid = (rendered.num_frames, rendered.views_per_frame)
         return MediumFeatures(decoded.view(*grid, *decoded.shape[1:]))

@@ -12,7 +12,7 @@ from PIL import features
 from pydantic import BaseModel
 
 from operators.clip import VisionEncoder, load_encoder, read_processor
-from operators.codec import codec_named
+from operators.codec import identify_codec
 from operators.fast_resize import describe_resizer
 from operators.image import DEFAULT_IMAGE_POLICY
 from operators.preprocess import Processor
@@ -20,6 +20,7 @@ from operators.render import Preprocess, RenderPolicy
 from pipelines.decode.policy import rendering_of
 from schemas.errors import ConfigError, MismatchError
 from schemas.feature import (
+    ChannelStatistics,
     CodecIdentity,
     EncoderIdentity,
     FeatureSpec,
@@ -27,7 +28,7 @@ from schemas.feature import (
     ProcessorValues,
     VideoRules,
 )
-from schemas.recipe import EncoderConfig, VideoViews, ViewsConfig
+from schemas.recipe import CodecConfig, EncoderConfig, VideoViews, ViewsConfig
 
 DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -58,11 +59,30 @@ def render_policy(views: ViewsConfig, opened: OpenedEncoder) -> RenderPolicy:
     return rendering_of(views, opened.processor)
 
 
+def describe_codec(config: CodecConfig, statistics: ChannelStatistics | None = None) -> CodecIdentity:
+    """How views would be stored, on this machine.
+
+    Raises:
+        ConfigError: when there is no such codec, or it has no quality step.
+    """
+    try:
+        return identify_codec(config.name, config.step, statistics)
+    except MismatchError as error:
+        raise ConfigError(f"codec: {error}") from error
+
+
 def describe_spec(
-    views: ViewsConfig, config: EncoderConfig, codec_name: str, opened: OpenedEncoder
+    views: ViewsConfig,
+    config: EncoderConfig,
+    codec: CodecConfig,
+    opened: OpenedEncoder,
+    statistics: ChannelStatistics | None = None,
 ) -> FeatureSpec:
-    """Everything that decides the bytes of a feature, on this machine."""
-    codec = codec_named(codec_name)
+    """Everything that decides the bytes of a feature, on this machine; statistics for codecs that need them.
+
+    Raises:
+        ConfigError: when there is no such codec, or it has no quality step.
+    """
     encoder, video = opened.encoder, views.video
     return FeatureSpec(
         encoder=EncoderIdentity(
@@ -87,7 +107,7 @@ def describe_spec(
             backend=video.backend,
             decoder=_describe_backend(video.backend),
         ),
-        codec=CodecIdentity(name=codec.name, version=codec.version),
+        codec=describe_codec(codec, statistics),
     )
 
 
@@ -102,6 +122,11 @@ def settings_of(spec: FeatureSpec, model: str) -> tuple[ViewsConfig, EncoderConf
     )
     views = ViewsConfig(image=spec.image_views, aspect=spec.aspect, preprocess=spec.preprocess, video=video)
     return views, EncoderConfig(model=model, layer=spec.encoder.layer, dtype=spec.encoder.dtype)
+
+
+def codec_config(spec: FeatureSpec) -> CodecConfig:
+    """The setting of the codec that a spec was made with."""
+    return CodecConfig(name=spec.codec.name, step=spec.codec.step)
 
 
 def check_same_spec(found: FeatureSpec, expected: FeatureSpec) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from infra.space import temporary_file
 from infra.storage import Storage
 from infra.tar import pack_index, write_shard
-from operators.codec import Codec, codec_named
+from operators.codec import Codec, open_codec
 from operators.feature_file import MediumShape, pack_features
 from operators.preprocess import normalize_views
 from operators.render import RenderedMedium, RenderPolicy
@@ -84,7 +84,9 @@ class EncodeWorker:
         """
         recipe = self.recipe
         opened = open_encoder(recipe.encoder)
-        check_same_spec(describe_spec(recipe.views, recipe.encoder, recipe.codec, opened), self.spec)
+        statistics = self.spec.codec.statistics
+        found = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened, statistics)
+        check_same_spec(found, self.spec)
         opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         reader = LeafReader(self.storage, self.tables)
         return _ShardEncoder(self.storage, self.recipe, self.spec, reader, opened).encode_unit
@@ -112,7 +114,7 @@ class _ShardEncoder:
     def __post_init__(self) -> None:
         self.policy = render_policy(self.recipe.views, self.opened)
         self.decoder = IsolatedDecoder(self.policy)
-        self.codec = codec_named(self.spec.codec.name, self.spec.codec.version)
+        self.codec = open_codec(self.spec.codec)
 
     def encode_unit(self, unit: FeatureUnit) -> LeafDone:
         """Encode a leaf; or try one item of it, for which the record is empty and stands nowhere."""
@@ -200,11 +202,11 @@ class _ShardEncoder:
         if not bool(torch.isfinite(class_rows).all()):
             raise SampleError(RejectCode.NOT_FINITE, "the class row of a view is not finite, or beyond fp16")
         return pack_features(
-            [self.codec.encode_view(view) for view in item.patches],
+            self.codec.encode(item.patches),
             class_rows,
             media=[MediumShape(medium.num_frames, medium.views_per_frame) for medium in item.owner.media],
-            codec=self.codec.name,
-            codec_version=self.codec.version,
+            codec=self.spec.codec.name,
+            codec_version=self.spec.codec.version,
             num_patches=self.spec.encoder.num_patches,
         )
 

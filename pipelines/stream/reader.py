@@ -17,7 +17,7 @@ import torch
 from infra.storage import Storage
 from infra.tar import Member, read_index
 from operators.batch import MediumFeatures
-from operators.codec import codec_named, decode_views
+from operators.codec import decode_views, open_codec
 from operators.feature_file import (
     PREFIX_BYTES,
     FeatureHeader,
@@ -55,7 +55,7 @@ class FeatureReader:
         self._indexes: OrderedDict[str, dict[str, Member]] = OrderedDict()
         self._lock = Lock()
         self.spec = _read_spec(storage, self._set, spec)
-        self._codec = codec_named(self.spec.codec.name, self.spec.codec.version)
+        self._codec = open_codec(self.spec.codec)
 
     def read_item(
         self,

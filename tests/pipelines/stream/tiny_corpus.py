@@ -13,7 +13,7 @@ from tiny_spec import tiny_spec
 
 from infra.storage import LocalStorage
 from infra.tar import pack_index, write_shard
-from operators.codec import codec_named
+from operators.codec import identify_codec, open_codec
 from operators.feature_file import MediumShape, pack_features
 from pipelines.commit import put_object
 from schemas.corpus import FeatureReject, FeatureSet, Manifest, ObjectEntry, ShardEntry, SourceTotals
@@ -202,15 +202,16 @@ def _write_examples(storage: LocalStorage, examples: Sequence[Example]) -> Objec
 
 
 def _write_features(storage: LocalStorage, name: str, items: Sequence[Item]) -> ShardEntry:
-    codec = codec_named("fp16")
+    identity = identify_codec("fp16")
+    codec = open_codec(identity)
     members: list[tuple[str, bytes]] = []
     for item in items:
         data = pack_features(
-            [codec.encode_view(view) for view in item.views],
+            codec.encode(torch.stack(list(item.views))),
             torch.zeros(len(item.views), WIDTH, dtype=torch.float16),
             media=item.media,
-            codec=codec.name,
-            codec_version=codec.version,
+            codec=identity.name,
+            codec_version=identity.version,
             num_patches=PATCHES,
         )
         members += [(f"{item.key}.feat.bin", data), (f"{item.key}.json", b"{}")]
