@@ -54,5 +54,11 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
         "video_vs_pyav": at_least(0.95, "bare PyAV decode of the same clip"),
         "long_clip_peak_mib": at_most(300, "30 minutes of 1080p"),
     },
+    "shard": {
+        "serial_vs_tar_sha256": at_least(0.6, "GNU tar and sha256sum of the same pictures, CPU time"),
+        "ray2_vs_processes2": at_least(0.85, "two child processes; warm workers, Ray's start excluded"),
+        "driver_growth": at_most(1.15, "peak memory of the driver with 1,000 shards, units simulated"),
+        "rerun_unchanged": at_most(0.01, "wall time of the first build, all three stages, a toy encoder"),
+    },
 }
 """By benchmark and key."""

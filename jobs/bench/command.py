@@ -18,6 +18,7 @@ class BenchName(StrEnum):
 
     INGEST = "ingest"
     MEDIA = "media"
+    SHARD = "shard"
 
 
 class Measure(Protocol):
