@@ -42,7 +42,8 @@ def encode_clip(clip: Clip, suffix: str) -> bytes:
     with av.open(buffer, "w", format=_CONTAINERS[suffix], options={"fflags": "+bitexact"}) as container:
         if suffix == ".webm":
             stream = container.add_stream("libvpx", rate=clip.frames_per_s)  # pyright: ignore[reportUnknownMemberType]
-            stream.options = {"deadline": "realtime", "cpu-used": "8"}
+            # Below zero: from zero on VP8 chooses its speed by the clock.
+            stream.options = {"deadline": "realtime", "cpu-used": "-8"}
         else:
             stream = container.add_stream("libx264", rate=clip.frames_per_s)  # pyright: ignore[reportUnknownMemberType]
             stream.options = {"preset": "ultrafast", "crf": "23"}
