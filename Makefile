@@ -6,7 +6,7 @@ SOURCES := schemas operators infra pipelines jobs tests
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-slow ceph lint format lock clean
+.PHONY: demo test test-slow ceph machines lint format lock clean
 
 demo: .venv/installed
 	$(BIN)/onetoken demo
@@ -20,6 +20,10 @@ test-slow: .venv/installed
 # A real S3 server for the tests (Debian, root); where it cannot be had they run on a mock, and say so.
 ceph: .venv/installed
 	$(BIN)/python -m infra.s3_server install || echo "The S3 tests will run on moto."
+
+# What the tests of lost machines need (Debian, root); they are skipped elsewhere, and say why.
+machines:
+	command -v ip > /dev/null || apt-get install --yes -qq --no-install-recommends iproute2 || true
 
 lint: .venv/installed
 	$(BIN)/ruff check .

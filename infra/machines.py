@@ -51,6 +51,7 @@ SETTINGS: Final = {
     "RAY_health_check_failure_threshold": "3",
 }
 PROGRAMS: Final = ("unshare", "nsenter", "ip", "mount", "setpriv")
+_APART: Final = ("--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
 _PAUSE_S: Final = 0.05
 # Arguments: host name, folder of its own files, where Ray looks for it, and what to run. Whoever looks up a
 # name gets an answer or none, at once: there is no way to a name server.
@@ -81,7 +82,15 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "needs root"
     absent = [name for name in PROGRAMS if which(name) is None]
-    return f"needs the programs {', '.join(absent)}" if absent else None
+    if absent:
+        return f"needs the programs {', '.join(absent)}"
+    tried = subprocess.run(  # noqa: S603
+        [program_path("unshare"), *_APART, "mount", "--make-rprivate", "/"],
+        capture_output=True,
+        check=False,
+        env=program_environment(),
+    )
+    return "needs a root that may make namespaces and mounts" if tried.returncode else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +140,9 @@ class Machines:
         own = self.folder / f"files{number}"
         own.mkdir(exist_ok=True)
         (own / "hosts").write_text(f"127.0.0.1 localhost\n{address_of(number)} {_name(number)}\n")
-        apart = ("--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
         begin = ("sh", "-c", _START, "sh", f"machine{number}", str(own), str(self._ray_folder))
         ray = (program_path("env"), *self._settings(), *self._ray_words(number))
-        machine = Daemon(self.folder, _name(number), (program_path("unshare"), *apart, *begin, *ray))
+        machine = Daemon(self.folder, _name(number), (program_path("unshare"), *_APART, *begin, *ray))
         machine.start(is_temporary)
         process = wait_for_network(machine, deadline)
         self._switch.plug(number, process)

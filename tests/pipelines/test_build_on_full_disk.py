@@ -5,7 +5,6 @@ Linux, else these tests are skipped. Each build ends within `LIMIT_S`.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,14 +16,12 @@ from encodable_inputs import recipe_values, write_inputs
 from test_build_killed import REPOSITORY, finish, start_build
 from watched_storage import read_objects
 
+from infra.machines import missing
 from infra.storage import LocalStorage
 from pipelines.commit import load_manifest
 from schemas.digest import sha256_hex
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None,
-    reason="needs root, Linux and unshare to mount a small disk",
-)
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"small disks of one host: {missing()}")
 
 LIMIT_S = 240
 PROGRAM = "from jobs.cli import main; main()"
