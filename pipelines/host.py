@@ -5,6 +5,7 @@ full disk). Memory that ran out ends the process, for what is left of it cannot 
 sees a worker that died. Any other exception is a fault of the program and left to whoever runs the host.
 """
 
+import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ MEMORY_VARIABLES: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TOP_PAD_": str(16 << 20),
 }
+_MALLOC_OPTIONS: Final = {
+    "MALLOC_TRIM_THRESHOLD_": -1,
+    "MALLOC_TOP_PAD_": -2,
+    "MALLOC_MMAP_THRESHOLD_": -3,
+}
+"""The same settings by the numbers that `mallopt` knows them by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +121,11 @@ def process_settings(num_cpus: float) -> dict[str, str]:
     num_threads = str(max(1, int(num_cpus)))
     threads = dict.fromkeys(THREAD_VARIABLES, num_threads)
     return threads | MEMORY_VARIABLES | {"TOKENIZERS_PARALLELISM": "false"}
+
+
+def keep_memory() -> None:
+    """Make the memory settings in a process that runs already, where the C library has them."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        for name, value in MEMORY_VARIABLES.items():
+            set_option(_MALLOC_OPTIONS[name], int(value))

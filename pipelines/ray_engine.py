@@ -18,7 +18,7 @@ from typing import Any
 from infra.ray_cluster import check_source, source_digest
 from pipelines.dispatch import START_LIMIT_S, Dispatch
 from pipelines.engine import ONE_CPU, Observer, Resources, Result, Unit, Worker, observe_nothing
-from pipelines.host import Broken, Failed, Host, Lost, Report, process_settings
+from pipelines.host import Broken, Failed, Host, Lost, Report, keep_memory, process_settings
 from schemas.errors import PipelineError, WorkError
 
 
@@ -27,6 +27,7 @@ class _Host:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         os.environ.update(environment)
+        keep_memory()
         self._host: Host | None = None
 
     def build(self, spec: bytes, expected_source: str) -> Report:

@@ -29,7 +29,7 @@ from schemas.errors import WorkError
 from schemas.recipe import Recipe
 
 NUM_PICTURES: Final = 5000
-NUM_BUILT: Final = 1000
+NUM_BUILT: Final = 500
 FEW_SHARDS, MANY_SHARDS = 1000, 100_000
 BUILD_SHARD_BYTES: Final = 16 << 20
 NUM_SECOND_BUILDS: Final = 3

@@ -37,7 +37,8 @@ from schemas.recipe import Recipe
 NUM_ROUNDS: Final = 3
 NUM_WORKERS: Final = 2
 SERIAL_SHARD_BYTES: Final = 256 << 20
-ENGINE_SHARD_BYTES: Final = 16 << 20
+NUM_ENGINE_SHARDS: Final = 24
+"""At least; a prefix tree makes up to twice as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def measure_serial(pictures: PictureSet, folder: Path) -> SerialRate:
 
 def measure_engines(pictures: PictureSet, folder: Path) -> EngineRates:
     """Ray with two workers against child processes with two, in turn."""
-    ingested = _ingest(pictures, folder / "engines", ENGINE_SHARD_BYTES)
+    ingested = _ingest(pictures, folder / "engines", pictures.num_bytes // NUM_ENGINE_SHARDS)
     rates: tuple[list[float], list[float]] = ([], [])
     with ray_cluster(num_cpus=NUM_WORKERS), ProcessesEngine(NUM_WORKERS) as processes:
         for _ in range(NUM_ROUNDS):
