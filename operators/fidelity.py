@@ -10,7 +10,6 @@ norm, would widen a channel's deviation until no error shows.
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
 from schemas.fidelity import Fidelity
@@ -19,6 +18,7 @@ ORDINARY_SHARE = 0.96
 """Of the tokens, by their norm after normalization."""
 
 _LARGEST = 65504.0
+_TINY = torch.finfo(torch.float64).tiny
 
 
 def measure_fidelity(
@@ -34,18 +34,20 @@ def measure_fidelity(
     error = after - before
     raw_cosine = _compare(before, after)
     normalized_cosine = _compare(normalized, (after - mean) / deviation)
-    relative_error = vector_norm(error, dim=1) / vector_norm(before, dim=1).clamp(
-        min=torch.finfo(torch.float64).tiny
-    )
+    relative_error = _lengths(error) / _lengths(before).clamp(min=_TINY)
     return Fidelity(
         worst_raw_cosine=float(raw_cosine.min()),
         mean_raw_cosine=float(raw_cosine.mean()),
         worst_normalized_cosine=float(normalized_cosine.min()),
         mean_normalized_cosine=float(normalized_cosine.mean()),
-        channel_nrmse=_worst_channel_error(before, error, vector_norm(normalized, dim=1)),
+        channel_nrmse=_worst_channel_error(before, error, _lengths(normalized)),
         worst_relative_error=float(relative_error.max()),
         mean_relative_error=float(relative_error.mean()),
     )
+
+
+def _lengths(rows: Float64[Tensor, "tokens width"]) -> Float64[Tensor, " tokens"]:
+    return rows.square().sum(dim=1).sqrt()
 
 
 def _compare(

@@ -27,7 +27,7 @@ class RunIdentity(StrictModel):
     def compared_fields(self) -> dict[str, object]:
         """What must agree, by name."""
         fields: dict[str, object] = {"manifest_sha256": self.manifest_sha256}
-        fields.update((f"spec.{name}", value) for name, value in self.spec.model_dump(mode="json").items())
+        fields.update((f"spec.{name}", value) for name, value in self.spec.list_values().items())
         return fields
 
 

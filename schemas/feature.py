@@ -105,6 +105,19 @@ class FeatureSpec(StrictModel):
     reducer: Literal["none"] = "none"
     codec: CodecIdentity
 
+    def list_values(self) -> dict[str, object]:
+        """Every value by its full name, `encoder.width`; statistics by what they are of and their digest."""
+        return _list_values(self, "")
+
+    def list_differences(self, wanted: "FeatureSpec") -> list[str]:
+        """What differs from another spec, in words, field by field."""
+        here, there = self.list_values(), wanted.list_values()
+        return [
+            f"{name} is {here.get(name)} here and {there.get(name)} wanted"
+            for name in sorted(here.keys() | there.keys())
+            if here.get(name) != there.get(name)
+        ]
+
     @property
     def digest(self) -> str:
         """Hex sha256 of the canonical JSON."""
@@ -114,3 +127,18 @@ class FeatureSpec(StrictModel):
     def short_digest(self) -> str:
         """The name of the cache's folder."""
         return self.digest[:SHORT]
+
+
+def _list_values(model: StrictModel, prefix: str) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name in type(model).model_fields:
+        value: object = getattr(model, name)
+        full_name = f"{prefix}{name}"
+        if isinstance(value, ChannelStatistics):
+            digest = digest_of(value.model_dump(mode="json"))[:SHORT]
+            values[full_name] = f"those of {value.num_views} views ({digest})"
+        elif isinstance(value, StrictModel):
+            values |= _list_values(value, f"{full_name}.")
+        else:
+            values[full_name] = value
+    return values

@@ -37,6 +37,18 @@ def at_least(limit: float, against: str) -> Bound:
 
 
 BOUNDS: Final[dict[str, dict[str, Bound]]] = {
+    "codec": {
+        "int8_size": at_most(0.55, "fp16, worst of four statistics"),
+        "int8_raw_cos": at_least(0.9999, "the worst token"),
+        "int8_norm_cos": at_least(0.9998, "the worst token, channels normalized"),
+        "int8_nrmse": at_most(0.02, "the worst channel, ordinary tokens"),
+        "compact_size": at_most(0.35, "fp16, worst of four statistics"),
+        "compact_raw_cos": at_least(0.999, "the worst token"),
+        "compact_norm_cos": at_least(0.999, "the worst token, channels normalized"),
+        "compact_nrmse": at_most(0.05, "the worst channel, ordinary tokens"),
+        "int8_decode_vs_memcpy": at_least(0.2, "copying the same views in fp16, one core"),
+        "compact_decode_vs_int8": at_least(0.2, "decoding int8, one core"),
+    },
     "ingest": {
         "wall_vs_parse": at_most(
             3.0,

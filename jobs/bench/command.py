@@ -16,6 +16,7 @@ from jobs.options import JsonOption
 class BenchName(StrEnum):
     """The benchmarks; each is a module of this package with a function `measure`."""
 
+    CODEC = "codec"
     INGEST = "ingest"
     MEDIA = "media"
     SHARD = "shard"

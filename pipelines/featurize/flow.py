@@ -7,19 +7,18 @@ of text-only items have no features.
 """
 
 from collections import Counter
-from io import BytesIO
 
 from infra.storage import Storage
 from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import Engine, Progress, Resources, no_progress, run_as_finished
 from pipelines.featurize.attention import pack_attention
-from pipelines.featurize.spec import describe_spec, open_encoder
+from pipelines.featurize.spec import open_encoder
+from pipelines.featurize.statistics import put_spec, settle_spec
 from pipelines.featurize.units import FeatureUnits
 from pipelines.featurize.write import EncodeWorker
 from pipelines.shard.done import are_there, list_events, list_shard
 from pipelines.shard.tables import tables_of
-from schemas.corpus import FeatureReject, FeatureSet, Manifest, ObjectEntry, ShardEntry
-from schemas.digest import canonical_json, sha256_hex
+from schemas.corpus import FeatureReject, FeatureSet, Manifest, ShardEntry
 from schemas.errors import MismatchError
 from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
@@ -44,7 +43,7 @@ def featurize(
             "run `onetoken ingest` and `onetoken shard` with it first"
         )
     opened = open_encoder(recipe.encoder)
-    spec = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened)
+    spec = settle_spec(recipe, storage, engine, progress, manifest, opened)
     features = _find_features(storage, manifest, spec)
     if features is None:
         attention = pack_attention(opened.encoder.last_layer_attention_weights())
@@ -70,7 +69,7 @@ def _describe_cache(storage: Storage, manifest: Manifest, spec: FeatureSpec, att
     folder = _folder_of(spec)
     return FeatureSet(
         ordinal=made_before.ordinal if made_before else len(manifest.features),
-        spec=_put_spec(storage, folder, spec),
+        spec=put_spec(storage, spec),
         encoder="",
         attention=put_object(storage, folder, "attention", "safetensors", attention, num_rows=1),
         shards=[],
@@ -122,10 +121,3 @@ def _encode(
 
 def _folder_of(spec: FeatureSpec) -> str:
     return f"features/{spec.short_digest}"
-
-
-def _put_spec(storage: Storage, folder: str, spec: FeatureSpec) -> ObjectEntry:
-    data = canonical_json(spec.model_dump(mode="json"))
-    path = f"{folder}/spec.json"
-    storage.put(path, BytesIO(data))
-    return ObjectEntry(path=path, sha256=sha256_hex(data), num_bytes=len(data), num_rows=1)

@@ -4,11 +4,15 @@ The features pass through the codec and back, so an answer does not depend on wh
 or from the encoder. They are bit-equal where the batch size is the cache's, else equal to rounding.
 """
 
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from operators.batch import MediumFeatures
 from operators.codec import decode_views, open_codec
 from operators.preprocess import normalize_views
+from operators.render import RenderedMedium
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.featurize.spec import (
     check_same_spec,
@@ -43,19 +47,34 @@ class MediumEncoder:
         self._policy = render_policy(views, opened)
         self._decoder = IsolatedDecoder(self._policy)
         self._batch_size = batch_size
-        self._codec = open_codec(spec.codec)
+        self._spec = spec
+
+    def render(self, data: bytes, kind: MediumKind) -> RenderedMedium:
+        """The views of a medium, from its encoded bytes.
+
+        Raises:
+            SampleError: when it does not decode.
+        """
+        return self._decoder.render(data, kind)
+
+    def compute_patches(
+        self, views: UInt8[np.ndarray, "views height width 3"]
+    ) -> Float[Tensor, "views patches hidden"]:
+        """What the encoder gives for views, on the CPU; no codec has seen it."""
+        with one_thread():
+            pixels = torch.as_tensor(normalize_views(views, self._policy.processor))
+            return self._encoder.encode_fixed(pixels, self._batch_size).patches.cpu()
 
     def encode(self, data: bytes, kind: MediumKind) -> MediumFeatures:
-        """The features of a medium, from its encoded bytes.
+        """The features of a medium, from its encoded bytes, as the cache would give them.
 
         Raises:
             SampleError: when it does not decode, or its features are not finite.
+            MismatchError: when the codec is unknown here.
         """
-        with one_thread():
-            rendered = self._decoder.render(data, kind)
-            pixels = torch.as_tensor(normalize_views(rendered.views, self._policy.processor))
-            patches = self._encoder.encode_fixed(pixels, self._batch_size).patches.cpu()
-            stored = self._codec.encode(patches)
-        decoded = decode_views(self._codec, stored, patches.shape[1], patches.shape[2])
+        rendered = self.render(data, kind)
+        patches = self.compute_patches(rendered.views)
+        codec = open_codec(self._spec.codec)
+        decoded = decode_views(codec, codec.encode(patches), patches.shape[1], patches.shape[2])
         grid = (rendered.num_frames, rendered.views_per_frame)
         return MediumFeatures(decoded.view(*grid, *decoded.shape[1:]))

@@ -9,7 +9,6 @@ import PIL
 import torch
 from av import library_versions
 from PIL import features
-from pydantic import BaseModel
 
 from operators.clip import VisionEncoder, load_encoder, read_processor
 from operators.codec import identify_codec
@@ -135,27 +134,12 @@ def check_same_spec(found: FeatureSpec, expected: FeatureSpec) -> None:
     Raises:
         MismatchError: naming what differs.
     """
-    ours, theirs = _list_values(found), _list_values(expected)
-    different = [
-        f"{name} is {ours[name]} here and {theirs[name]} wanted"
-        for name in theirs
-        if ours[name] != theirs[name]
-    ]
+    different = found.list_differences(expected)
     if different:
         raise MismatchError(
             f"this machine would make other features than those wanted: {'; '.join(different)}; "
             "install the same versions and weights on both"
         )
-
-
-def _list_values(model: BaseModel, prefix: str = "") -> dict[str, object]:
-    """Every value of a spec by its full name, `encoder.width`."""
-    values: dict[str, object] = {}
-    for name in type(model).model_fields:
-        value: object = getattr(model, name)
-        full_name = f"{prefix}{name}"
-        values |= _list_values(value, f"{full_name}.") if isinstance(value, BaseModel) else {full_name: value}
-    return values
 
 
 def _describe_pillow() -> str:
