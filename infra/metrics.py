@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from schemas.events import (
     Counted,
+    EncoderUsed,
     Event,
     Rejected,
     StageEnded,
@@ -57,6 +58,9 @@ RETRIES: Final = Metric("onetoken_unit_retries", "counter", "Units tried again b
 REDONE: Final = Metric("onetoken_units_redone", "counter", "Units done again because their worker was lost")
 DIVIDED: Final = Metric("onetoken_units_divided", "counter", "Units run item by item to find a killer")
 DEATHS: Final = Metric("onetoken_worker_deaths", "counter", "Workers that died or took too long")
+ENCODER_BUSY: Final = Metric("onetoken_encoder_busy_seconds", "counter", "Time in which encoders worked")
+ENCODER_WAITED: Final = Metric("onetoken_encoder_waited_seconds", "counter", "Time in which they had no view")
+DECODERS_BUSY: Final = Metric("onetoken_decoders_busy_seconds", "counter", "Time in which decoders worked")
 
 METRICS: Final = (
     STAGE_UNITS,
@@ -72,6 +76,9 @@ METRICS: Final = (
     REDONE,
     DIVIDED,
     DEATHS,
+    ENCODER_BUSY,
+    ENCODER_WAITED,
+    DECODERS_BUSY,
 )
 
 
@@ -86,14 +93,8 @@ def list_samples(event: Event) -> Iterator[Sample]:
         case UnitDone():
             yield Sample(UNITS, 1, stage)
             yield Sample(UNIT_SECONDS, event.seconds, stage)
-        case UnitRetried():
-            yield Sample(RETRIES, 1, stage)
-        case UnitDivided():
-            yield Sample(DIVIDED, 1, stage)
-        case WorkerLost():
-            yield Sample(DEATHS, 1, stage)
-            if event.unit is not None:
-                yield Sample(REDONE, 1, stage)
+        case UnitRetried() | UnitDivided() | WorkerLost():
+            yield from (Sample(metric, 1, stage) for metric in _name_losses(event))
         case Counted():
             counts = {
                 ITEMS: event.num_items,
@@ -102,5 +103,20 @@ def list_samples(event: Event) -> Iterator[Sample]:
                 UNITS_FOUND: event.num_found,
             }
             yield from (Sample(metric, count, stage) for metric, count in counts.items() if count)
+        case EncoderUsed():
+            yield Sample(ENCODER_BUSY, event.busy_s, stage)
+            yield Sample(ENCODER_WAITED, event.waited_s, stage)
+            yield Sample(DECODERS_BUSY, event.decoders_busy_s, stage)
         case Rejected():
             yield Sample(REJECTS, event.number, stage | {"code": event.code})
+
+
+def _name_losses(event: UnitRetried | UnitDivided | WorkerLost) -> tuple[Metric, ...]:
+    """What a repeat, or its cause, raises by one."""
+    match event:
+        case UnitRetried():
+            return (RETRIES,)
+        case UnitDivided():
+            return (DIVIDED,)
+        case WorkerLost():
+            return (DEATHS,) if event.unit is None else (DEATHS, REDONE)

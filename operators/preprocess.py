@@ -121,7 +121,7 @@ def normalize_views(
     rendered: UInt8[np.ndarray, "views height width 3"], processor: Processor
 ) -> Float32[np.ndarray, "views 3 height width"]:
     """Encoder input of rendered views: (value / 255 - mean) / std, channels first."""
-    table = _build_table(processor)
+    table = normalization_table(processor)
     num_views, height, width, _ = rendered.shape
     normalized = np.empty((num_views, 3, height, width), dtype=np.float32)
     for channel in range(3):
@@ -200,7 +200,7 @@ def _draw_bands(
         yield top, cut_view(image, Box(box.left, top, box.width, min(height, last - top)), fill_color)
 
 
-def _build_table(processor: Processor) -> Float32[np.ndarray, "3 256"]:
+def normalization_table(processor: Processor) -> Float32[np.ndarray, "3 256"]:
     """Normalized value of every level of every channel, in the order of operations of transformers."""
     rescaled = (np.arange(256, dtype=np.float64) * processor.rescale_factor).astype(np.float32)
     mean = np.array(processor.mean, dtype=np.float32)[:, None]

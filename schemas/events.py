@@ -76,6 +76,20 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderUsed:
+    """How busy an encoder was while it made a shard, and the decoders that feed it: who waits for whom."""
+
+    stage: str
+    seconds: float
+    busy_s: float
+    waited_s: float
+    """For views. The rest went to the start and the end of the shard, and to waiting for the writer."""
+    num_decoders: int
+    decoders_busy_s: float
+    """Of all decoders together, reading of media included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageEnded:
     """A stage is over."""
 
@@ -86,4 +100,14 @@ class StageEnded:
     """Not so: it failed or was stopped."""
 
 
-Event = StageStarted | UnitDone | UnitRetried | UnitDivided | WorkerLost | Counted | Rejected | StageEnded
+Event = (
+    StageStarted
+    | UnitDone
+    | UnitRetried
+    | UnitDivided
+    | WorkerLost
+    | Counted
+    | Rejected
+    | EncoderUsed
+    | StageEnded
+)

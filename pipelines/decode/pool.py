@@ -23,20 +23,14 @@ Output = TypeVar("Output")
 
 
 class DecoderPool:
-    """Decoders that work side by side."""
+    """Decoders that work side by side; opened when they are first needed, and again after `close`."""
 
-    def __init__(self, decoders: Sequence[IsolatedDecoder]) -> None:
-        """Takes the decoders over, and closes them in the end."""
-        self._decoders = tuple(decoders)
-        self._free: SimpleQueue[IsolatedDecoder] = SimpleQueue()
-        for decoder in self._decoders:
-            self._free.put(decoder)
-        self._threads = ThreadPoolExecutor(len(self._decoders), thread_name_prefix="decoder")
-
-    @property
-    def num_decoders(self) -> int:
+    def __init__(self, make_decoder: Callable[[], IsolatedDecoder], num_decoders: int) -> None:
+        """`num_decoders` of what `make_decoder` makes."""
+        self._make_decoder = make_decoder
+        self._crew: _Crew | None = None
+        self.num_decoders = num_decoders
         """How many inputs are decoded at a time."""
-        return len(self._decoders)
 
     def run(
         self,
@@ -46,7 +40,27 @@ class DecoderPool:
         max_held: int,
     ) -> "DecodedLine[Input, Output]":
         """Start on the inputs; the results are to be iterated once, and the line closed."""
-        return DecodedLine(self, decode, inputs, size_of, max_held)
+        if self._crew is None:
+            self._crew = _Crew([self._make_decoder() for _ in range(self.num_decoders)])
+        return DecodedLine(self._crew, decode, inputs, size_of, max_held)
+
+    def close(self) -> None:
+        """End the processes, in the middle of their work if need be; what they were at is a `WorkError`."""
+        crew, self._crew = self._crew, None
+        if crew:
+            crew.close()
+
+
+class _Crew:
+    """Decoders, each with a thread that waits for it."""
+
+    def __init__(self, decoders: Sequence[IsolatedDecoder]) -> None:
+        self.num_decoders = len(decoders)
+        self._decoders = decoders
+        self._free: SimpleQueue[IsolatedDecoder] = SimpleQueue()
+        for decoder in decoders:
+            self._free.put(decoder)
+        self._threads = ThreadPoolExecutor(len(decoders), thread_name_prefix="decoder")
 
     def submit(self, work: Callable[[IsolatedDecoder], Output]) -> Future[Output]:
         """Work for the next decoder that is free."""
@@ -61,7 +75,6 @@ class DecoderPool:
         return self._threads.submit(borrow)
 
     def close(self) -> None:
-        """End the processes, in the middle of their work if need be; the pool is of no use afterwards."""
         for decoder in self._decoders:
             decoder.abort()
         self._threads.shutdown(cancel_futures=True)
@@ -74,14 +87,14 @@ class DecodedLine(Generic[Input, Output]):
 
     def __init__(
         self,
-        pool: DecoderPool,
+        crew: _Crew,
         decode: Callable[[IsolatedDecoder, Input], Output],
         inputs: Sequence[Input],
         size_of: Callable[[Output], int],
         max_held: int,
     ) -> None:
         """See `DecoderPool.run`."""
-        self._pool = pool
+        self._crew = crew
         self._decode = decode
         self._inputs = inputs
         self._size_of = size_of
@@ -113,10 +126,10 @@ class DecodedLine(Generic[Input, Output]):
         with self._lock:
             while (
                 self._num_started < len(self._inputs)
-                and self._num_running < self._pool.num_decoders
+                and self._num_running < self._crew.num_decoders
                 and self._num_held < self._max_held
             ):
-                self._started.append(self._pool.submit(partial(self._work, self._inputs[self._num_started])))
+                self._started.append(self._crew.submit(partial(self._work, self._inputs[self._num_started])))
                 self._num_started += 1
                 self._num_running += 1
 

@@ -4,13 +4,16 @@ Read through the index, a member at a time, each checked against its checksum; w
 """
 
 from collections.abc import Container, Iterator
+from typing import Final
 
 import msgspec
 
 from infra.storage import Storage
-from infra.tar import Member, check_member, read_index
+from infra.tar import check_member, read_index
 from pipelines.commit import read_object
 from schemas.corpus import ShardEntry
+
+_FACTS: Final = ".json"
 
 
 class StoredMedium(msgspec.Struct, frozen=True):
@@ -33,29 +36,46 @@ class StoredItem(msgspec.Struct, frozen=True):
     media: list[StoredMedium]
 
 
-def list_keys(storage: Storage, shard: ShardEntry) -> list[str]:
-    """Keys of the items of a sample shard, in order."""
-    names = (member.name for member in read_index(read_object(storage, shard.index)))
-    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+class SampleShard:
+    """A sample shard whose index was read."""
+
+    def __init__(self, storage: Storage, shard: ShardEntry) -> None:
+        """Read the index.
+
+        Raises:
+            CorruptError: when it is damaged.
+        """
+        self._storage = storage
+        self._path = shard.tar.path
+        self._members = {member.name: member for member in read_index(read_object(storage, shard.index))}
+
+    def list_keys(self) -> list[str]:
+        """Keys of the items, in order."""
+        return [name.removesuffix(_FACTS) for name in self._members if name.endswith(_FACTS)]
+
+    def read_item(self, key: str) -> tuple[StoredItem, list[bytes]]:
+        """An item with the bytes of its media; from any thread.
+
+        Raises:
+            CorruptError: when the shard is damaged.
+        """
+        stored = msgspec.json.decode(self._read_member(f"{key}{_FACTS}"), type=StoredItem)
+        names = [f"{key}.{index}.{medium.extension}" for index, medium in enumerate(stored.media)]
+        return stored, [self._read_member(name) for name in names]
+
+    def _read_member(self, name: str) -> bytes:
+        member = self._members[name]
+        data = self._storage.read_range(self._path, member.offset, member.size)
+        return check_member(member, data, f"{self._storage.url}/{self._path}")
 
 
 def read_sample_items(
-    storage: Storage, shard: ShardEntry, keys: Container[str] | None = None
+    storage: Storage, shard: ShardEntry, keys: Container[str]
 ) -> Iterator[tuple[StoredItem, list[bytes]]]:
-    """Items of a sample shard in order of their keys, each with the bytes of its media; all, or some.
+    """Some items of a sample shard in order of their keys, each with the bytes of its media.
 
     Raises:
         CorruptError: when shard or index are damaged.
     """
-    members = {member.name: member for member in read_index(read_object(storage, shard.index))}
-    for name, member in members.items():
-        if not name.endswith(".json") or (keys is not None and name.removesuffix(".json") not in keys):
-            continue
-        stored = msgspec.json.decode(_read_member(storage, shard, member), type=StoredItem)
-        names = [f"{stored.key}.{index}.{medium.extension}" for index, medium in enumerate(stored.media)]
-        yield stored, [_read_member(storage, shard, members[name]) for name in names]
-
-
-def _read_member(storage: Storage, shard: ShardEntry, member: Member) -> bytes:
-    data = storage.read_range(shard.tar.path, member.offset, member.size)
-    return check_member(member, data, f"{storage.url}/{shard.tar.path}")
+    opened = SampleShard(storage, shard)
+    return (opened.read_item(key) for key in opened.list_keys() if key in keys)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from infra.storage import Storage
 from schemas.corpus import CommitRecord, ShardEntry
-from schemas.events import Counted, Event, Rejected
+from schemas.events import Counted, EncoderUsed, Event, Rejected
 from schemas.plan import Leaf
 
 
@@ -17,6 +17,8 @@ class LeafDone:
     record: CommitRecord
     is_new: bool = True
     """Not so: an earlier run had committed the same already."""
+    used: EncoderUsed | None = None
+    """Of feature shards that are new."""
 
 
 def list_shard(leaf: Leaf, record: CommitRecord) -> ShardEntry:
@@ -45,3 +47,5 @@ def list_events(stage: str, done: LeafDone) -> Iterator[Event]:
     )
     for code, number in sorted(Counter(reject.code for reject in record.rejects).items()):
         yield Rejected(stage=stage, code=code, number=number)
+    if done.used:
+        yield done.used

@@ -17,6 +17,7 @@ from infra.ray_cluster import ray_cluster
 from infra.ray_metrics import RayMetrics, exported_names
 from schemas.events import (
     Counted,
+    EncoderUsed,
     Event,
     Rejected,
     StageEnded,
@@ -39,6 +40,9 @@ EVENTS = [
     Counted(stage="featurize", num_items=5, num_views=25, num_bytes=1000),
     Counted(stage="featurize", num_items=0, num_found=1),
     Rejected(stage="featurize", code="damaged_image", number=2),
+    EncoderUsed(
+        stage="featurize", seconds=3.0, busy_s=2.5, waited_s=0.25, num_decoders=2, decoders_busy_s=1.5
+    ),
     StageEnded(stage="featurize", seconds=3.0, num_done=3, is_complete=True),
 ]
 SUMS = {
@@ -55,6 +59,9 @@ SUMS = {
     "onetoken_units_redone": 1,
     "onetoken_units_divided": 1,
     "onetoken_worker_deaths": 2,
+    "onetoken_encoder_busy_seconds": 2.5,
+    "onetoken_encoder_waited_seconds": 0.25,
+    "onetoken_decoders_busy_seconds": 1.5,
 }
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ DEADLINE_S = 60
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[DecoderPool]:
-    opened = DecoderPool([IsolatedDecoder(POLICY) for _ in range(3)])
+    opened = DecoderPool(partial(IsolatedDecoder, POLICY), 3)
     yield opened
     opened.close()
 
@@ -131,7 +132,7 @@ def test_a_closed_line_starts_nothing(pool: DecoderPool) -> None:
 
 def test_closing_ends_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    pool = DecoderPool([IsolatedDecoder(POLICY, module="faulty_child") for _ in range(2)])
+    pool = DecoderPool(partial(IsolatedDecoder, POLICY, module="faulty_child"), 2)
     line = pool.run(render_or_reject, [make_picture(), b"hang", b"hang"], count_views, max_held=100)
     results = iter(line)
     assert isinstance(next(results), RenderedMedium)
@@ -141,3 +142,6 @@ def test_closing_ends_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - started_s < DEFAULT_LIMITS.deadline_s / 2
     with pytest.raises(WorkError, match="stopped in the middle"):
         next(results)
+    again = pool.run(render_or_reject, [make_picture()], count_views, max_held=1)
+    assert [type(result) for result in again] == [RenderedMedium]
+    pool.close()
