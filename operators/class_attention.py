@@ -38,6 +38,7 @@ class ClassAttention:
     attention: Float[Tensor, "views heads patches"]
     """Softmax over all rows; the class row's own share is left out, so a head sums to less than 1."""
     class_query: Float[Tensor, "views heads head_width"]
+    class_key: Float[Tensor, "views heads head_width"]
     keys: Float[Tensor, "views heads patches head_width"]
 
 
@@ -55,4 +56,9 @@ def attend_from_class(rows: Float[Tensor, "views rows width"], weights: Attentio
     keys = keys.view(by_head).transpose(1, 2)
     scores = matmul(queries, keys.transpose(-1, -2)) * (width // weights.num_heads) ** -0.5
     attention = functional.softmax(scores, dim=-1, dtype=float32).to(queries.dtype)
-    return ClassAttention(attention=attention[:, :, 0, 1:], class_query=queries[:, :, 0], keys=keys[:, :, 1:])
+    return ClassAttention(
+        attention=attention[:, :, 0, 1:],
+        class_query=queries[:, :, 0],
+        class_key=keys[:, :, 0],
+        keys=keys[:, :, 1:],
+    )

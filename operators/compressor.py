@@ -4,13 +4,15 @@ It follows the published code where the paper (section 4.2, equation 2) differs:
 encoder's width on raw features, with the input and output projections of a multi-head attention, and the
 result goes through the projector afterwards. This is also what reproduces the paper's FLOPs. With five views
 the four crops are laid out as one picture of twice the side, and the whole picture is left out: it reaches
-the language model through pre-fusion. Attention weights are never asked for, so a fused kernel runs.
+the language model through pre-fusion. Attention weights are never asked for, so a fused kernel runs. C may be
+anything from 1 to the side of the view.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from operators.frame_by_frame import apply_by_frame
 from operators.positions import PositionMode, query_and_key_positions, side_of
 from operators.view_grid import patches_to_compress
 from schemas.errors import ConfigError
@@ -43,6 +45,11 @@ class Compressor(nn.Module):
         self, views: Float[Tensor, "frames views patches width"]
     ) -> Float[Tensor, "frames queries width"]:
         """Compressed tokens at the encoder's width."""
+        return apply_by_frame(self._compress, views)
+
+    def _compress(
+        self, views: Float[Tensor, "frames views patches width"]
+    ) -> Float[Tensor, "frames queries width"]:
         values = self.ln_kv(patches_to_compress(views))
         query_places, key_places = query_and_key_positions(
             self.positions, self.grid, side_of(values.shape[1]), self.width, values.device
