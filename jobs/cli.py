@@ -22,7 +22,7 @@ STOPPED = "stopped; what is committed stays, run the same command again to go on
 
 def build_app() -> typer.Typer:
     """The command line with all of its verbs."""
-    from jobs import data, demo_command, generating, inspecting, retrying, training, upkeep
+    from jobs import auditing, data, demo_command, generating, inspecting, retrying, training, upkeep
     from jobs.bench import command as bench_command
 
     app = typer.Typer(
@@ -32,7 +32,10 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         help="Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models.",
     )
-    for module in (demo_command, data, retrying, upkeep, training, generating, inspecting, bench_command):
+    for module in (
+        *(demo_command, data, retrying, upkeep, auditing),
+        *(training, generating, inspecting, bench_command),
+    ):
         module.register(app)
     return app
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import typer
 
 from infra.storage import Storage, open_storage
+from jobs.auditing import audit_demanded
 from jobs.console import Reporter, print_result
 from jobs.options import (
     CorpusOption,
@@ -120,6 +121,9 @@ def run_stages(
             digest, manifest = featurize(recipe, storage, engine, reporter)
             lines += feature_lines(digest, manifest.features[digest])
             values |= feature_values(digest, manifest.features[digest])
+            if recipe.audit:
+                told, found, failed = audit_demanded(storage, digest, recipe.audit, reporter)
+                lines, values, status = lines + told, values | found, failed or status
     return lines, values, status
 
 

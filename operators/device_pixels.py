@@ -13,7 +13,7 @@ from operators.preprocess import Processor, normalization_table
 def normalize_on_device(
     rendered: UInt8[Tensor, "views height width 3"], processor: Processor
 ) -> Float32[Tensor, "views 3 height width"]:
-    """`operators.preprocess.normalize_views` where the views are: the same bits, a quarter of them to carry."""
-    table = torch.from_numpy(normalization_table(processor)).to(rendered.device)
+    """`operators.preprocess.normalize_views` where the views are: the same bits, a quarter to carry."""
+    table = torch.as_tensor(normalization_table(processor)).to(rendered.device)
     levels = rendered.int()
     return torch.stack([table[channel][levels[..., channel]] for channel in range(3)], dim=1)

@@ -79,6 +79,8 @@ class AuditRecord(StrictModel):
     """Of the manifest whose features were audited."""
     spec_sha256: str
     seed: int
+    num_views: int
+    """That were asked for."""
     views: list[str]
     """Key of the item, and which of its views, `KEY/3`."""
     fidelity: Fidelity

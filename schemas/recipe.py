@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 
 from schemas.configuration import StrictModel
 from schemas.digest import digest_of
+from schemas.fidelity import FidelityFloor
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
@@ -147,6 +148,8 @@ class Recipe(StrictModel):
     encoder: EncoderConfig = EncoderConfig()
     codec: Annotated[CodecConfig, BeforeValidator(_name_codec)] = CodecConfig()
     shards: ShardLimits = ShardLimits()
+    audit: FidelityFloor | None = None
+    """Where it is given, featurize ends with an audit, and fails where the features fall below."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Recipe":

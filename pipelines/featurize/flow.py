@@ -24,12 +24,20 @@ from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
 
 BYTES_PER_HALF = 2
+DECODERS_PER_GPU = 8
+"""What a machine with GPUs has in cores for each of them, as a rule."""
 
 
 def featurize(
-    recipe: Recipe, storage: Storage, engine: Engine, progress: Progress = no_progress
+    recipe: Recipe,
+    storage: Storage,
+    engine: Engine,
+    progress: Progress = no_progress,
+    num_decoders: int | None = None,
 ) -> tuple[str, Manifest]:
     """Encode the media of a sharded corpus; return the short digest of the spec and the new manifest.
+
+    `num_decoders` processes decode for each encoder; by default one on a CPU, `DECODERS_PER_GPU` on a GPU.
 
     Raises:
         NotFoundError: when there is no corpus, or no encoder of that name.
@@ -48,7 +56,10 @@ def featurize(
     if features is None:
         attention = pack_attention(opened.encoder.last_layer_attention_weights())
         features = _describe_cache(storage, manifest, spec, attention)
-        features = _encode(recipe, storage, engine, progress, manifest, spec, features)
+        if num_decoders is None:
+            num_decoders = DECODERS_PER_GPU if engine.has_gpu else 1
+        worker = EncodeWorker(storage, recipe, spec, tables_of(manifest), num_decoders)
+        features = _encode(worker, engine, progress, manifest, features)
     named = features.model_copy(update={"encoder": recipe.encoder.model})
     extended = manifest.model_copy(update={"features": manifest.features | {spec.short_digest: named}})
     publish_manifest(storage, extended, derived_from=manifest)
@@ -81,17 +92,11 @@ def _describe_cache(storage: Storage, manifest: Manifest, spec: FeatureSpec, att
 
 
 def _encode(
-    recipe: Recipe,
-    storage: Storage,
-    engine: Engine,
-    progress: Progress,
-    manifest: Manifest,
-    spec: FeatureSpec,
-    empty: FeatureSet,
+    worker: EncodeWorker, engine: Engine, progress: Progress, manifest: Manifest, empty: FeatureSet
 ) -> FeatureSet:
     """Run the encoder over what is not committed yet; the cache with its shards."""
     units = FeatureUnits(manifest)
-    worker = EncodeWorker(storage, recipe, spec, tables_of(manifest))
+    encoder = worker.spec.encoder
     resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
     shards: dict[int, ShardEntry] = {}
     rejects: dict[int, list[FeatureReject]] = {}
@@ -108,10 +113,7 @@ def _encode(
             "shards": [shards[index] for index in range(len(units))],
             "num_items": counts["items"],
             "num_views": counts["views"],
-            "num_fp16_bytes": counts["views"]
-            * spec.encoder.num_patches
-            * spec.encoder.width
-            * BYTES_PER_HALF,
+            "num_fp16_bytes": counts["views"] * encoder.num_patches * encoder.width * BYTES_PER_HALF,
             "num_thinned_clips": counts["thinned_clips"],
             "num_damaged_clips": counts["damaged_clips"],
             "rejects": [reject for index in sorted(rejects) for reject in rejects[index]],

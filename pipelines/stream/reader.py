@@ -9,10 +9,14 @@ Indexes of shards are read when first needed, checked against the manifest, and 
 """
 
 from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Final
 
 import torch
+from jaxtyping import Float16
+from torch import Tensor
 
 from infra.storage import Storage
 from infra.tar import Member, read_index
@@ -21,6 +25,7 @@ from operators.codec import decode_views, open_codec
 from operators.feature_file import (
     PREFIX_BYTES,
     FeatureHeader,
+    MediumShape,
     measure_header,
     open_section,
     read_header,
@@ -80,10 +85,45 @@ class FeatureReader:
         """
         name = self.find_shard(key) if shard is None else shard
         entry = self._entry(name)
-        try:
+        with _naming(name, key):
             return self._read(entry, key, views, frames)
-        except (CorruptError, NotFoundError) as error:
-            raise CorruptError(f"shard {name}, item {key}: {error}") from error
+
+    def read_views(
+        self, key: str, places: Sequence[int], *, shard: str
+    ) -> Float16[Tensor, "views patches width"]:
+        """Some views of an item, counted over all its media, and nothing else.
+
+        Raises:
+            CorruptError: naming shard and item, when the bytes are not those that were written.
+            MismatchError: when they were made under another spec.
+        """
+        entry = self._entry(shard)
+        with _naming(shard, key):
+            member, header, head = self._open(entry, key, HEAD_BYTES)
+            sections = self._read_sections(entry, member, header, places, head)
+            return decode_views(self._codec, sections, header.num_patches, header.width)
+
+    def list_shards(self) -> list[str]:
+        """Names of the shards, in the order of the plan."""
+        return [*self._shards]
+
+    def list_keys(self, shard: str) -> list[str]:
+        """The items of a shard, in order.
+
+        Raises:
+            NotFoundError: when there is no such shard.
+        """
+        return [*self._index(shard)]
+
+    def read_shapes(self, key: str, *, shard: str) -> tuple[MediumShape, ...]:
+        """How many views each medium of an item has.
+
+        Raises:
+            CorruptError: naming shard and item, when the header is not as it was written.
+            MismatchError: when it was written under another spec.
+        """
+        with _naming(shard, key):
+            return self._open(self._entry(shard), key, HEAD_BYTES)[1].media
 
     def find_shard(self, key: str) -> str:
         """The shard that holds an item, by searching the indexes.
@@ -99,17 +139,24 @@ class FeatureReader:
     def _read(
         self, entry: ShardEntry, key: str, views: ViewChoice, frames: FramesConfig
     ) -> tuple[MediumFeatures, ...]:
-        member = self._index(entry.name).get(key)
-        if member is None:
-            raise CorruptError("the index of the shard does not list it")
         whole = views == "all" and frames == ALL_FRAMES
-        head = self._read_head(entry, member, member.size if whole else HEAD_BYTES)
-        header = read_header(head)
-        self._check_header(header, member)
+        member, header, head = self._open(entry, key, None if whole else HEAD_BYTES)
         chosen = choose_views(header.media, views, frames)
         places = [place for medium in chosen for place in medium.views]
         sections = self._read_sections(entry, member, header, places, head)
         return self._decode(header, chosen, sections)
+
+    def _open(
+        self, entry: ShardEntry, key: str, num_bytes: int | None
+    ) -> tuple[Member, FeatureHeader, bytes]:
+        """The header of an item, and the first bytes that it came with; None: all of them."""
+        member = self._index(entry.name).get(key)
+        if member is None:
+            raise CorruptError("the index of the shard does not list it")
+        head = self._read_head(entry, member, num_bytes or member.size)
+        header = read_header(head)
+        self._check_header(header, member)
+        return member, header, head
 
     def _read_head(self, entry: ShardEntry, member: Member, wanted: int) -> bytes:
         head = self._storage.read_range(entry.tar.path, member.offset, min(member.size, wanted))
@@ -131,7 +178,7 @@ class FeatureReader:
             raise CorruptError(f"{member.name} has {member.size} bytes and not {header.num_bytes}")
 
     def _read_sections(
-        self, entry: ShardEntry, member: Member, header: FeatureHeader, places: list[int], head: bytes
+        self, entry: ShardEntry, member: Member, header: FeatureHeader, places: Sequence[int], head: bytes
     ) -> list[memoryview]:
         sections: list[memoryview] = []
         for first, last in _runs(places):
@@ -204,7 +251,15 @@ def _read_spec(storage: Storage, features: FeatureSet, name: str) -> FeatureSpec
     return spec
 
 
-def _runs(places: list[int]) -> list[tuple[int, int]]:
+@contextmanager
+def _naming(shard: str, key: str) -> Generator[None]:
+    try:
+        yield
+    except (CorruptError, NotFoundError) as error:
+        raise CorruptError(f"shard {shard}, item {key}: {error}") from error
+
+
+def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
     """First and last of each run of adjacent places."""
     runs: list[tuple[int, int]] = []
     for place in places:

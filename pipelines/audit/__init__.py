@@ -1,0 +1,1 @@
+"""Stored features against those that the encoder gives now, in numbers and in training loss."""

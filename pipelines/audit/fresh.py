@@ -1,0 +1,107 @@
+"""Features computed anew from the media of the sample shards, without any codec."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from infra.storage import Storage
+from operators.batch import MediumFeatures
+from operators.feature_file import MediumShape
+from operators.render import RenderedMedium
+from pipelines.featurize.samples import SampleShard, StoredMedium
+from pipelines.featurize.single import MediumEncoder
+from pipelines.stream.reader import ALL_FRAMES, FeatureReader
+from pipelines.stream.selection import ViewChoice, select_features
+from schemas.corpus import Manifest
+from schemas.errors import CorruptError, MismatchError, NotFoundError, SampleError
+from schemas.record import MediumKind
+from schemas.training import FramesConfig
+
+
+class FreshFeatures:
+    """Recomputes views of items, a medium at a time; one sample shard's index is kept."""
+
+    def __init__(self, storage: Storage, manifest: Manifest, encoder: MediumEncoder) -> None:
+        self._storage = storage
+        self._entries = {shard.name: shard for shard in manifest.shards}
+        self._encoder = encoder
+        self._opened: tuple[str, SampleShard] | None = None
+
+    def compute_view(
+        self, shard: str, key: str, media: tuple[MediumShape, ...], view: int
+    ) -> Float[Tensor, "patches width"]:
+        """One view of an item, counted over all its media.
+
+        Raises:
+            CorruptError: when the medium no longer decodes.
+            MismatchError: when it decodes into another number of views.
+            NotFoundError: when the corpus has no sample shards.
+        """
+        start = 0
+        for position, shape in enumerate(media):
+            if view < start + shape.num_views:
+                return self._compute(shard, key, position, view - start, shape)
+            start += shape.num_views
+        raise CorruptError(f"item {key} has {start} views, view {view} is none of them")
+
+    def compute_item(self, shard: str, key: str) -> tuple[MediumFeatures, ...]:
+        """All views of an item, by medium, in the precision in which training reads them.
+
+        Raises:
+            CorruptError: when a medium no longer decodes.
+        """
+        stored, data = self._open(shard).read_item(key)
+        features: list[MediumFeatures] = []
+        for position, medium in enumerate(stored.media):
+            rendered = self._render(data[position], medium, f"shard {shard}, item {key}: medium {position}")
+            patches = self._encoder.compute_patches(rendered.views)
+            grid = (rendered.num_frames, rendered.views_per_frame)
+            features.append(MediumFeatures(patches.to(torch.float16).view(*grid, *patches.shape[1:])))
+        return tuple(features)
+
+    def _compute(
+        self, shard: str, key: str, position: int, view: int, shape: MediumShape
+    ) -> Float[Tensor, "patches width"]:
+        stored, data = self._open(shard).read_item(key)
+        where = f"shard {shard}, item {key}: medium {position}"
+        rendered = self._render(data[position], stored.media[position], where)
+        if MediumShape(rendered.num_frames, rendered.views_per_frame) != shape:
+            raise MismatchError(
+                f"{where} has {len(rendered.views)} views now, the cache {shape.num_views}; featurize again"
+            )
+        return self._encoder.compute_patches(rendered.views[view : view + 1])[0].float()
+
+    def _render(self, data: bytes, medium: StoredMedium, where: str) -> RenderedMedium:
+        try:
+            return self._encoder.render(data, MediumKind(medium.kind))
+        except SampleError as error:
+            raise CorruptError(f"{where} no longer decodes: {error}") from error
+
+    def _open(self, name: str) -> SampleShard:
+        if name not in self._entries:
+            raise NotFoundError(
+                f"there is no sample shard {name} to recompute from; run `onetoken shard` first"
+            )
+        if self._opened is None or self._opened[0] != name:
+            self._opened = (name, SampleShard(self._storage, self._entries[name]))
+        return self._opened[1]
+
+
+class FreshReader(FeatureReader):
+    """Reads nothing from the cache: what it gives is computed anew."""
+
+    def __init__(self, storage: Storage, manifest: Manifest, spec: str, fresh: FreshFeatures) -> None:
+        super().__init__(storage, manifest, spec)
+        self._fresh = fresh
+
+    def read_item(
+        self,
+        key: str,
+        *,
+        shard: str | None = None,
+        views: ViewChoice = "all",
+        frames: FramesConfig = ALL_FRAMES,
+    ) -> tuple[MediumFeatures, ...]:
+        """See `FeatureReader.read_item`."""
+        found = self._fresh.compute_item(self.find_shard(key) if shard is None else shard, key)
+        return tuple(select_features(features, views, frames) for features in found)

@@ -1,0 +1,21 @@
+"""Views normalized where the encoder is get the bits that the CPU gives them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from operators.device_pixels import normalize_on_device
+from operators.preprocess import CLIP_PROCESSOR, normalize_views
+
+OTHER = replace(CLIP_PROCESSOR, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize("processor", [CLIP_PROCESSOR, OTHER], ids=["clip", "other"])
+def test_every_level_of_every_channel_is_bit_equal(processor):
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    views = np.concatenate([levels.repeat(3, axis=3), 255 - levels.repeat(3, axis=3)])
+    expected = torch.as_tensor(normalize_views(views, processor))
+    assert torch.equal(normalize_on_device(torch.as_tensor(views), processor), expected)
+    assert expected.shape == (2, 3, 16, 16)
