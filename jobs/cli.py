@@ -22,7 +22,17 @@ STOPPED = "stopped; what is committed stays, run the same command again to go on
 
 def build_app() -> typer.Typer:
     """The command line with all of its verbs."""
-    from jobs import auditing, data, demo_command, generating, inspecting, retrying, training, upkeep
+    from jobs import (
+        analyzing,
+        auditing,
+        data,
+        demo_command,
+        generating,
+        inspecting,
+        retrying,
+        training,
+        upkeep,
+    )
     from jobs.bench import command as bench_command
 
     app = typer.Typer(
@@ -34,7 +44,7 @@ def build_app() -> typer.Typer:
     )
     for module in (
         *(demo_command, data, retrying, upkeep, auditing),
-        *(training, generating, inspecting, bench_command),
+        *(training, generating, inspecting, analyzing, bench_command),
     ):
         module.register(app)
     return app

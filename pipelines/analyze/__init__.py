@@ -1,0 +1,1 @@
+"""What a model costs and does: the papers' tables, and measurements on this machine."""

@@ -1,0 +1,113 @@
+"""The papers' tables on efficiency: derived here, beside what is published where the model is theirs.
+
+Rows are plain values, each with its deviation; a row whose figure cannot be derived says why. Of another
+language model, or another length of text, there is nothing published, and those columns stay empty.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from operators.costs.flops import add_up, count_prefill
+from operators.costs.memory import count_frames_that_fit, count_key_value_bytes
+from operators.costs.published import (
+    FRAMES_IN_24_GB,
+    LLAVA_MINI_FLOPS,
+    PICTURE_BYTES,
+    PRUMERGE_ROOFLINE,
+    PRUMERGE_TOKENS,
+    TEXT_TOKENS,
+)
+from operators.costs.roofline import V100, estimate_prefill
+from operators.costs.shapes import CLIP_L_336, VICUNA_7B, LanguageShape
+
+TERA: Final = 1e12
+GB: Final = 1e9
+BYTES_PER_WEIGHT: Final = 2
+MEMORY_BYTES: Final = 24 * 10**9
+"""Of the card that the paper fits its frames into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One derived number."""
+
+    row: str
+    quantity: str
+    derived: float
+    published: float | None = None
+    note: str = ""
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the derived number from the published one, as a share of it."""
+        return self.derived / self.published - 1 if self.published else None
+
+
+def tabulate_flops(llm: LanguageShape = VICUNA_7B, text_tokens: int = TEXT_TOKENS) -> list[Figure]:
+    """LLaVA-Mini's table: tera-FLOPs of matrices, and with attention's products."""
+    figures: list[Figure] = []
+    is_theirs = (llm, text_tokens) == (VICUNA_7B, TEXT_TOKENS)
+    for row in LLAVA_MINI_FLOPS:
+        cost = add_up(count_prefill(llm, replace(row.setup, text_tokens=text_tokens)))
+        published, note = (row.tera, row.note) if is_theirs else (None, "")
+        figures += [
+            Figure(
+                row=row.name,
+                quantity="TFLOPs",
+                derived=cost.linear / TERA,
+                published=published,
+                note=note,
+            ),
+            Figure(row=row.name, quantity="TFLOPs with attention", derived=cost.total / TERA),
+        ]
+    return figures
+
+
+def tabulate_memory(llm: LanguageShape = VICUNA_7B) -> list[Figure]:
+    """Keys and values of a picture, and frames that fit into 24 GB beside the weights."""
+    figures: list[Figure] = []
+    is_theirs = llm == VICUNA_7B
+    for row in PICTURE_BYTES:
+        num_bytes = count_key_value_bytes(llm, row.tokens)
+        figures.append(
+            Figure(
+                row=row.name,
+                quantity="MB of a picture",
+                derived=num_bytes / 1e6,
+                published=row.mega if is_theirs else None,
+                note=row.note if is_theirs else "",
+            )
+        )
+        figures.append(_count_frames(llm, row.name, num_bytes, row.tokens, is_theirs=is_theirs))
+    return figures
+
+
+def tabulate_roofline() -> list[Figure]:
+    """PruMerge's table: a V100, two language models, FP16 and INT4."""
+    return [figure for row in range(len(PRUMERGE_ROOFLINE)) for figure in _read_roofline(row)]
+
+
+def _count_frames(llm: LanguageShape, row: str, num_bytes: int, tokens: int, *, is_theirs: bool) -> Figure:
+    """A model's own modules are counted with LLaVA-Mini's pre-fusion; the tower is there, too."""
+    is_mini = tokens == 1
+    modules = 4 * llm.layer_weights if is_mini else 0
+    weights = BYTES_PER_WEIGHT * (llm.weights + modules + CLIP_L_336.weights)
+    frames = count_frames_that_fit(MEMORY_BYTES, weights, num_bytes)
+    note = ""
+    if frames * tokens > llm.context > 0:
+        note = f"by memory alone: {frames * tokens:,} tokens, the model reads {llm.context:,}"
+    published = float(FRAMES_IN_24_GB) if is_theirs and is_mini else None
+    if published:
+        note = f"published as a lower bound; {note}"
+    return Figure(row=row, quantity="frames in 24 GB", derived=float(frames), published=published, note=note)
+
+
+def _read_roofline(place: int) -> Iterator[Figure]:
+    row = PRUMERGE_ROOFLINE[place]
+    found = estimate_prefill(row.llm, PRUMERGE_TOKENS[row.method], V100, row.bits)
+    tera = found.operations / TERA * row.bits / 16
+    yield Figure(row=row.name, quantity="TFLOPs", derived=tera, published=row.tera, note=row.tera_note)
+    yield Figure(row=row.name, quantity="ms", derived=1e3 * found.seconds, published=row.milliseconds)
+    yield Figure(row=row.name, quantity="GB moved", derived=found.moved_bytes / GB, published=row.moved_gb)
+    yield Figure(row=row.name, quantity="GB stored", derived=found.stored_bytes / GB, published=row.stored_gb)

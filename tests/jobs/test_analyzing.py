@@ -1,0 +1,42 @@
+"""`onetoken analyze`: tables in words and as JSON."""
+
+import json
+
+import pytest
+from small_job import run_onetoken
+
+
+@pytest.mark.parametrize(("verb", "rows"), [("flops", 22), ("memory", 4), ("roofline", 32)])
+def test_tables_tell_each_deviation(verb: str, rows: int) -> None:
+    outcome = run_onetoken("analyze", verb, "--json")
+    assert outcome.status == 0
+    figures = outcome.values["figures"]
+    assert len(figures) == rows
+    for figure in figures:
+        if figure["published"] is None:
+            assert figure["deviation"] is None
+        else:
+            assert figure["deviation"] == pytest.approx(figure["derived"] / figure["published"] - 1)
+            assert abs(figure["deviation"]) < 0.035 or figure["note"]
+
+
+def test_another_model_has_nothing_published(tmp_path) -> None:
+    config = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for verb in ("flops", "memory"):
+        figures = run_onetoken("analyze", verb, "--llm", tmp_path, "--json").values["figures"]
+        assert all(figure["published"] is None for figure in figures)
+        assert all(not figure["note"] for figure in figures)
+        assert all(figure["derived"] > 0 for figure in figures)
+
+
+def test_no_such_model_is_told(tmp_path) -> None:
+    outcome = run_onetoken("analyze", "flops", "--llm", tmp_path / "nothing")
+    assert outcome.status == 2
+    assert "vicuna-7b" in outcome.said
