@@ -27,6 +27,7 @@ def build_app() -> typer.Typer:
         auditing,
         data,
         demo_command,
+        evaluating,
         generating,
         inspecting,
         retrying,
@@ -44,7 +45,7 @@ def build_app() -> typer.Typer:
     )
     for module in (
         *(demo_command, data, retrying, upkeep, auditing),
-        *(training, generating, inspecting, analyzing, bench_command),
+        *(training, generating, evaluating, inspecting, analyzing, bench_command),
     ):
         module.register(app)
     return app

@@ -18,7 +18,7 @@ SHIPPED = sorted((REPOSITORY / "jobs/recipes").glob("*.yaml"))
 GROUP = typer.main.get_group(build_app())
 VERBS = {
     *("demo", "ingest", "shard", "featurize", "build", "retry"),
-    *("verify", "audit", "diff", "gc", "train", "generate", "inspect", "analyze", "bench"),
+    *("verify", "audit", "diff", "gc", "train", "generate", "evaluate", "inspect", "analyze", "bench"),
 }
 
 

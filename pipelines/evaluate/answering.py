@@ -1,0 +1,129 @@
+"""A checkpoint's answers to a benchmark's questions, each picture encoded once and seen as in training.
+
+Pictures are looked for before anything is answered: one that is missing ends the run, so that no score is
+that of a part. Questions are answered picture by picture, in batches of like views; answers come in the order
+of the questions. Leaves out several pictures a question, and clips.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from operators.batch import MediumFeatures, TrainingExample
+from operators.scoring import Question
+from pipelines.engine import Progress, no_progress
+from pipelines.featurize.single import MediumEncoder
+from pipelines.stream.selection import select_features
+from pipelines.train.answer import answer
+from pipelines.train.assembly import restore
+from pipelines.train.checkpoint import Checkpoint
+from pipelines.train.precision import choose_device
+from schemas.errors import ConfigError, SampleError
+from schemas.record import MediumKind, Turn
+
+BATCH_SIZE: Final = 16
+
+
+def answer_questions(
+    checkpoint: Checkpoint,
+    questions: Sequence[Question],
+    pictures: Path | None,
+    *,
+    encoder: str | None = None,
+    max_new_tokens: int = 16,
+    progress: Progress = no_progress,
+) -> list[str]:
+    """The answers, in the order of the questions.
+
+    Args:
+        checkpoint: who answers.
+        questions: of a benchmark.
+        pictures: the folder that the questions' paths start from; None: pictures stand in the question file.
+        encoder: where the encoder is now, if it moved.
+        max_new_tokens: length of an answer, at most.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: a picture is missing.
+        MismatchError: this machine would make other features than the checkpoint was trained on.
+        SampleError: a picture does not decode.
+    """
+    check_pictures(questions, pictures)
+    identity = checkpoint.state.identity
+    eyes = MediumEncoder(identity.spec, encoder or identity.encoder)
+    assembly = restore(checkpoint, to_train=False)
+    assembly.model.to(choose_device(checkpoint.config.run))
+    answers: dict[int, str] = {}
+    for batch in deal_questions(questions):
+        examples = _make_examples(checkpoint, eyes, [questions[place] for place in batch], pictures)
+        texts = answer(assembly, examples, max_new_tokens, checkpoint.config.run)
+        answers.update(zip(batch, texts, strict=True))
+        progress("questions", len(answers), len(questions))
+    return [answers[place] for place in range(len(questions))]
+
+
+def check_pictures(questions: Sequence[Question], pictures: Path | None) -> None:
+    """See that every picture is there.
+
+    Raises:
+        ConfigError: it is not; the message counts them and names the first.
+    """
+    named = sorted({question.image for question in questions if question.image is not None})
+    if named and pictures is None:
+        raise ConfigError(
+            f"the questions name pictures such as {named[0]}; tell their folder with --pictures"
+        )
+    missing = [name for name in named if pictures is not None and not (pictures / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of {len(named)} pictures are not in {pictures}, the first is {missing[0]}"
+        )
+
+
+def deal_questions(questions: Sequence[Question]) -> list[list[int]]:
+    """Batches of places: questions with a picture, those of one picture together; then those without."""
+    keys = [_picture_key(question) for question in questions]
+    seeing = sorted((place for place, key in enumerate(keys) if key), key=lambda place: (keys[place], place))
+    blind = [place for place, key in enumerate(keys) if not key]
+    return [
+        group[start : start + BATCH_SIZE]
+        for group in (seeing, blind)
+        for start in range(0, len(group), BATCH_SIZE)
+    ]
+
+
+def _picture_key(question: Question) -> str:
+    """Equal for equal pictures; empty where there is none."""
+    if question.image_bytes is not None:
+        return hashlib.sha256(question.image_bytes).hexdigest()
+    return question.image or ""
+
+
+def _make_examples(
+    checkpoint: Checkpoint, eyes: MediumEncoder, questions: Sequence[Question], pictures: Path | None
+) -> list[TrainingExample]:
+    """Each with its picture; those of one picture share it."""
+    data = checkpoint.config.data
+    seen: dict[str, MediumFeatures] = {}
+    examples: list[TrainingExample] = []
+    for question in questions:
+        key = _picture_key(question)
+        if key and key not in seen:
+            encoded = _encode(eyes, question, pictures)
+            seen[key] = select_features(encoded, data.views, data.frames)
+        media = (seen[key],) if key else ()
+        asked = f"{MediumKind.IMAGE.placeholder}\n{question.prompt}" if key else question.prompt
+        examples.append(TrainingExample(question.question_id, "benchmark", (Turn("human", asked),), media))
+    return examples
+
+
+def _encode(eyes: MediumEncoder, question: Question, pictures: Path | None) -> MediumFeatures:
+    data = question.image_bytes
+    if data is None:
+        data = ((pictures or Path()) / (question.image or "")).read_bytes()
+    try:
+        return eyes.encode(data, MediumKind.IMAGE)
+    except SampleError as error:
+        where = question.image or f"the picture of question {question.question_id}"
+        raise SampleError(error.code, f"{where}: {error.message}") from error
