@@ -13,11 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from build_commands import builds, program, race, recipe, run, undisturbed, whole
 from PIL import Image
 
 from pipelines.engine import SerialEngine
 from schemas.configuration import build
 from schemas.recipe import Recipe
+
+__all__ = ["builds", "program", "race", "recipe", "run", "undisturbed", "whole"]
+"""Fixtures."""
 
 
 def encode_picture(shade: int, form: str = "JPEG") -> bytes:

@@ -2,127 +2,35 @@
 
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from encodable_inputs import recipe_values, write_inputs
+from build_commands import (
+    Run,
+    StartBuild,
+    check_corpus,
+    check_left,
+    find_descendants,
+    finish,
+    is_child,
+    kill,
+    read_command,
+    wait_for,
+)
+from mortal_builds import Ending, list_final
 from watched_storage import read_objects
 
-from infra.storage import LocalStorage
-from pipelines.commit import load_manifest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-POLL_S = 0.005
-DEADLINE_S = 300
 NUM_KILLS = 5
 NUM_STAGES = 3
 
-StartBuild = Callable[..., subprocess.Popen[bytes]]
 
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe on disk, beside its inputs."""
-    folder = tmp_path_factory.mktemp("inputs")
-    write_inputs(folder)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe_values(folder)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Every object of a build that nobody disturbed."""
-    corpus = tmp_path_factory.mktemp("undisturbed") / "corpus"
-    finish(start_build(recipe, corpus))
-    objects = read_objects(corpus)
-    assert not [path for path in corpus.rglob("*") if is_temporary(path)]
-    return objects
-
-
-@pytest.fixture
-def builds(recipe: Path) -> Iterator[StartBuild]:
-    """Starts builds into a folder; what still runs at the end of the test is ended."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(corpus: Path, engine: str = "serial") -> subprocess.Popen[bytes]:
-        started.append(start_build(recipe, corpus, engine))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            kill(process)
-
-
-def start_build(recipe: Path, corpus: Path, engine: str = "serial") -> subprocess.Popen[bytes]:
-    """A process of its own, in a session of its own."""
-    program = "from jobs.cli import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "build",
-        str(recipe),
-        "--corpus",
-        str(corpus),
-        "--engine",
-        engine,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(
-        command,
-        cwd=recipe.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[bytes]) -> str:
-    """Wait for the end of a build, which must be a good one."""
-    told, complaints = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, complaints.decode()
-    return told.decode()
-
-
-def kill(process: subprocess.Popen[bytes]) -> bool:
-    """End a process as no handler can prevent; False when it had come to a good end already."""
-    process.send_signal(signal.SIGKILL)
-    complaints = process.communicate()[1]
-    assert process.returncode in (0, -signal.SIGKILL), complaints.decode()
-    return process.returncode != 0
-
-
-def is_temporary(path: Path) -> bool:
-    return path.is_file() and path.name.startswith(".writing-")
-
-
-def list_files(corpus: Path) -> list[Path]:
-    """What is there at this moment, while somebody else writes."""
-    return [Path(root) / name for root, _, names in os.walk(corpus) for name in names]
-
-
-def count_objects(corpus: Path) -> int:
-    return sum(not path.name.startswith(".") and "scratch" not in path.parts for path in list_files(corpus))
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Poll until something happened or the process ended."""
-    end = time.monotonic() + DEADLINE_S
-    while not happened() and process.poll() is None:
-        assert time.monotonic() < end
-        time.sleep(POLL_S)
-
-
-def test_a_build_holds_every_stage(undisturbed: dict[str, bytes]) -> None:
+def test_a_build_holds_every_stage(whole: tuple[Path, Ending], undisturbed: dict[str, bytes]) -> None:
+    corpus, _ = whole
+    assert not [path for path in corpus.rglob(".writing-*")]
+    assert read_objects(corpus) == undisturbed
     folders = {path.partition("/")[0] for path in undisturbed}
     tables = {"examples", "media", "probes", "recipes"}
     assert folders == {"corpus.json", "manifests", *tables, "shards", "features", "commits"}
@@ -130,11 +38,11 @@ def test_a_build_holds_every_stage(undisturbed: dict[str, bytes]) -> None:
     assert sum(path.startswith("manifests/") for path in undisturbed) == NUM_STAGES
 
 
-def kill_at(process: subprocess.Popen[bytes], corpus: Path, num_objects: int) -> dict[str, bytes]:
-    """Kill a build when so many objects are there; what it left."""
-    wait_for(lambda: count_objects(corpus) >= num_objects, process)
-    assert kill(process)
-    return read_objects(corpus)
+def test_a_new_interpreter_builds_the_same(
+    builds: StartBuild, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    finish(builds(tmp_path / "corpus"))
+    assert read_objects(tmp_path / "corpus") == undisturbed
 
 
 def moments(undisturbed: dict[str, bytes]) -> list[int]:
@@ -142,43 +50,30 @@ def moments(undisturbed: dict[str, bytes]) -> list[int]:
     return [1 + part * (len(undisturbed) - 1) // NUM_KILLS for part in range(NUM_KILLS)]
 
 
-def test_killed_at_five_objects_in_a_row(
-    builds: StartBuild, undisturbed: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_killed_at_five_objects_in_a_row(run: Run, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     num_left: list[int] = []
     for num_objects in moments(undisturbed):
-        left = kill_at(builds(corpus), corpus, num_objects)
-        # The pointer alone is ever replaced, and scratch is what a run passes to itself.
-        left.pop("corpus.json", None)
-        kept = {path: data for path, data in left.items() if not path.startswith("scratch/")}
-        assert kept.items() <= undisturbed.items()
-        num_left.append(len(kept))
-    assert num_left == sorted(num_left)
-    assert num_left[0] < num_left[-1] < len(undisturbed)
-    finish(builds(corpus))
+        assert run(corpus, die_at_objects=num_objects).was_killed
+        num_left.append(check_left(corpus, undisturbed))
+    assert num_left == moments(undisturbed)
+    assert not run(corpus).was_killed
     check_corpus(corpus, undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(NUM_KILLS))
-def test_killed_once_when_an_object_appears(
+def test_killed_from_outside_when_an_object_appears(
     builds: StartBuild, undisturbed: dict[str, bytes], tmp_path: Path, part: int
 ) -> None:
+    """Whatever the build was at by then: it may have gone on, even to a good end."""
     corpus = tmp_path / "corpus"
-    left = kill_at(builds(corpus), corpus, moments(undisturbed)[part])
-    assert len(left) < len(undisturbed)
+    process = builds(corpus)
+    wait_for(lambda: len(list_final(corpus)) >= moments(undisturbed)[part], process)
+    kill(process)
+    assert check_left(corpus, undisturbed) >= moments(undisturbed)[part]
     finish(builds(corpus))
     check_corpus(corpus, undisturbed)
-
-
-def check_corpus(corpus: Path, undisturbed: dict[str, bytes]) -> None:
-    """Same objects, same bytes, and nothing half-written is listed."""
-    assert read_objects(corpus) == undisturbed
-    storage = LocalStorage(corpus)
-    load_manifest(storage)
-    listed = [path for folder in corpus.iterdir() if folder.is_dir() for path in storage.list(folder.name)]
-    assert sorted(["corpus.json", *listed]) == sorted(undisturbed)
 
 
 @pytest.mark.slow
@@ -191,30 +86,15 @@ def test_killed_again_and_again_at_random_moments(
     finish(builds(tmp_path / "timed"))
     whole_s = time.monotonic() - started
     num_killed = 0
-    for _ in range(8):
+    while num_killed < NUM_KILLS:
         process = builds(corpus)
         time.sleep(random_s.uniform(0.3, 1.05) * whole_s)
-        num_killed += kill(process)
+        if kill(process):
+            num_killed += 1
+        else:
+            shutil.rmtree(corpus)
     finish(builds(corpus))
-    assert num_killed >= 3
     check_corpus(corpus, undisturbed)
-
-
-def parent_of(process: Path) -> int | None:
-    """The parent of a process in /proc; its name, which may hold anything, stands in brackets."""
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return None
-
-
-def find_descendants(root: int) -> set[int]:
-    """Processes that one started, directly or not."""
-    parents = {int(path.name): parent_of(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
-    found = {root}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {root}
 
 
 def find_workers(driver: int) -> set[int]:
@@ -226,38 +106,34 @@ def find_workers(driver: int) -> set[int]:
     }
 
 
-def read_command(process: Path) -> str:
-    try:
-        return (process / "cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
-
-
+@pytest.mark.parametrize(
+    ("verb", "num_kills"), [("ingest", 2), pytest.param("build", NUM_KILLS, marks=pytest.mark.slow)]
+)
 def test_killed_children_change_no_byte(
-    builds: StartBuild, undisturbed: dict[str, bytes], tmp_path: Path
+    builds: StartBuild, run: Run, tmp_path: Path, verb: str, num_kills: int
 ) -> None:
-    process = builds(tmp_path / "corpus", "processes")
+    """Each child as soon as it is seen; a stage starts at least one more, whatever became of the others."""
+    run(tmp_path / "serial", verb)
+    process = builds(tmp_path / "corpus", "processes", verb)
     seen: set[int] = set()
+    killed: list[int] = []
 
-    def has_new_child() -> bool:
+    def has_killed_enough() -> bool:
         children = {child for child in find_descendants(process.pid) if is_child(child, process.pid)}
-        seen.update(fresh := children - seen)
+        fresh = children - seen
+        seen.update(fresh)
         for child in sorted(fresh)[:1]:
             killed.append(child)
             os.kill(child, signal.SIGKILL)
-        return len(killed) == NUM_KILLS
+        return len(killed) == num_kills
 
-    killed: list[int] = []
-    wait_for(has_new_child, process)
-    assert len(killed) == NUM_KILLS
+    wait_for(has_killed_enough, process)
+    assert len(killed) == num_kills
     finish(process)
-    check_corpus(tmp_path / "corpus", undisturbed)
+    check_corpus(tmp_path / "corpus", read_objects(tmp_path / "serial"))
 
 
-def is_child(process: int, driver: int) -> bool:
-    return parent_of(Path("/proc") / str(process)) == driver
-
-
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_ray_worker_changes_no_byte(
     builds: StartBuild, undisturbed: dict[str, bytes], tmp_path: Path
@@ -268,7 +144,7 @@ def test_a_killed_ray_worker_changes_no_byte(
     workers: set[int] = set()
 
     def has_new_workers() -> bool:
-        manifests = sum(path.parent.name == "manifests" for path in list_files(corpus))
+        manifests = sum(path.startswith("manifests/") for path in list_final(corpus))
         (earlier if manifests < NUM_STAGES - 1 else workers).update(find_workers(process.pid))
         return bool(workers - earlier)
 

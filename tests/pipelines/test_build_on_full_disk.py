@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
-from encodable_inputs import recipe_values, write_inputs
-from test_build_killed import REPOSITORY, finish, start_build
+from build_commands import REPOSITORY, Run
 from watched_storage import read_objects
 
 from infra.machines import missing
@@ -23,8 +21,22 @@ from schemas.digest import sha256_hex
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"small disks of one host: {missing()}")
 
-LIMIT_S = 240
-PROGRAM = "from jobs.cli import main; main()"
+LIMIT_S = 600
+LIGHT = ("ingest", "shard")
+"""Verbs that import no encoder."""
+WHOLE = ("build",)
+PROGRAM = """\
+import sys
+from jobs.cli import main
+
+verbs, *rest = sys.argv[1:]
+for verb in verbs.split():
+    try:
+        main([verb, *rest])
+    except SystemExit as left:
+        if left.code:
+            raise
+"""
 # Arguments: the disk's folder and size, where to leave what was seen, the corpus, then the command. What the
 # corpus holds is copied when the disk was full, and when it had been given room and the command run again.
 SCRIPT = """\
@@ -51,32 +63,20 @@ class Seen:
         return (self.folder / f"said{number}").read_text()
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe on disk, beside its inputs."""
-    folder = tmp_path_factory.mktemp("inputs")
-    write_inputs(folder)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe_values(folder)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Every object of a serial build that had room enough."""
-    corpus = tmp_path_factory.mktemp("undisturbed") / "corpus"
-    finish(start_build(recipe, corpus))
-    return read_objects(corpus)
-
-
 def build_twice(
-    recipe: Path, disk: Path, size_bytes: int, corpus: Path, engine: str, temporary: Path
+    recipe: Path,
+    disk: Path,
+    size_bytes: int,
+    corpus: Path,
+    command: tuple[tuple[str, ...], str],
+    temporary: Path,
 ) -> Seen:
     """Build with a small disk at a folder, then with a large one."""
     seen = Seen(disk.with_name("seen"))
+    verbs, engine = command
     for folder in (disk, seen.folder, temporary):
         folder.mkdir(exist_ok=True)
-    build = (sys.executable, "-c", PROGRAM, "build", recipe, "--corpus", corpus, "--engine", engine)
+    build = (sys.executable, "-c", PROGRAM, " ".join(verbs), recipe, "--corpus", corpus, "--engine", engine)
     places = (disk, str(size_bytes), seen.folder, corpus)
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)}
     subprocess.run(
@@ -103,37 +103,45 @@ def check_full(seen: Seen, folder: Path) -> None:
         load_manifest(left)
 
 
-@pytest.mark.timeout(LIMIT_S)
+def build_undisturbed(run: Run, corpus: Path, verbs: tuple[str, ...]) -> dict[str, bytes]:
+    """Every object of a serial build that had room enough."""
+    for verb in verbs:
+        run(corpus, verb)
+    return read_objects(corpus)
+
+
 @pytest.mark.parametrize(
-    ("engine", "share"),
+    ("verbs", "engine", "share"),
     [
-        ("serial", 0.6),
-        pytest.param("serial", 0.2, marks=pytest.mark.slow),
-        pytest.param("serial", 0.9, marks=pytest.mark.slow),
-        pytest.param("processes", 0.6, marks=pytest.mark.slow),
-        pytest.param("ray", 0.6, marks=[pytest.mark.slow, pytest.mark.ray]),
+        (LIGHT, "serial", 0.6),
+        pytest.param(WHOLE, "serial", 0.2, marks=pytest.mark.slow),
+        pytest.param(WHOLE, "serial", 0.6, marks=pytest.mark.slow),
+        pytest.param(WHOLE, "serial", 0.9, marks=pytest.mark.slow),
+        pytest.param(WHOLE, "processes", 0.6, marks=pytest.mark.slow),
+        pytest.param(WHOLE, "ray", 0.6, marks=[pytest.mark.slow, pytest.mark.ray]),
     ],
 )
 def test_a_full_corpus(
-    recipe: Path, undisturbed: dict[str, bytes], tmp_path: Path, engine: str, share: float
+    recipe: Path, run: Run, tmp_path: Path, verbs: tuple[str, ...], engine: str, share: float
 ) -> None:
+    undisturbed = build_undisturbed(run, tmp_path / "undisturbed", verbs)
     page = os.sysconf("SC_PAGE_SIZE")
     whole = sum(-(-len(data) // page) * page for data in undisturbed.values())
     disk = tmp_path / "disk"
-    seen = build_twice(recipe, disk, int(share * whole), disk / "corpus", engine, tmp_path / "tmp")
+    seen = build_twice(recipe, disk, int(share * whole), disk / "corpus", (verbs, engine), tmp_path / "tmp")
     check_full(seen, disk / "corpus")
     assert seen.status(2) == 0, seen.said(2)
     assert read_objects(seen.folder / "whole") == undisturbed
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_a_full_temporary_folder(
     recipe: Path, undisturbed: dict[str, bytes], tmp_path: Path, engine: str
 ) -> None:
     disk = tmp_path / "disk"
-    seen = build_twice(recipe, disk, 4 * os.sysconf("SC_PAGE_SIZE"), tmp_path / "corpus", engine, disk)
+    size_bytes = 4 * os.sysconf("SC_PAGE_SIZE")
+    seen = build_twice(recipe, disk, size_bytes, tmp_path / "corpus", (WHOLE, engine), disk)
     check_full(seen, disk)
     assert "or set TMPDIR to a folder with more" in seen.said(1)
     assert seen.status(2) == 0, seen.said(2)

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from build_commands import find_descendants, finish, read_command, start_build
 from encodable_inputs import recipe_values, write_inputs
+from mortal_builds import is_final
 from slowed_builds import GO_ON
-from test_build_killed import find_descendants, finish, read_command, start_build
 from test_build_stopped import STOPPED
 from watched_storage import read_objects
 
@@ -344,11 +345,6 @@ def check_second_run(first: Running, second: Running) -> None:
     again = set(first.names("begun")) & set(second.names("begun"))
     assert len(again) <= NUM_WORKERS
     assert not again & set(first.names("ended"))
-
-
-def is_final(path: str) -> bool:
-    """Whether an object is never replaced and no note of a run to itself."""
-    return path != "corpus.json" and not path.startswith(("scratch/", "publishing/"))
 
 
 def list_workers(machines: Machines, number: int) -> list[int]:

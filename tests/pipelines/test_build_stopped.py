@@ -8,33 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from encodable_inputs import recipe_values, write_inputs
-from test_build_killed import count_objects, find_descendants, finish, start_build, wait_for
-from watched_storage import read_objects
+from build_commands import (
+    DEADLINE_S,
+    Run,
+    StartBuild,
+    check_corpus,
+    check_left,
+    find_descendants,
+    start_build,
+    wait_for,
+)
+from mortal_builds import list_final
 
-STOP_LIMIT_S = 60
+INT, TERM = signal.SIGINT, signal.SIGTERM
 STOPPED = "error: stopped; what is committed stays, run the same command again to go on\n"
 
 Stop = Callable[[Path, str, signal.Signals, int], None]
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe on disk, beside its inputs."""
-    folder = tmp_path_factory.mktemp("inputs")
-    write_inputs(folder)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe_values(folder)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Every object of a serial build that nobody disturbed."""
-    corpus = tmp_path_factory.mktemp("undisturbed") / "corpus"
-    finish(start_build(recipe, corpus))
-    return read_objects(corpus)
 
 
 @pytest.fixture
@@ -48,13 +37,14 @@ def stop(recipe: Path) -> Iterator[Stop]:
         descendants: set[int] = set()
 
         def has_workers() -> bool:
-            descendants.update(find_descendants(process.pid) if count_objects(corpus) >= num_objects else ())
+            if len(list_final(corpus)) >= num_objects:
+                descendants.update(find_descendants(process.pid))
             return bool(descendants)
 
         wait_for(has_workers, process)
         assert descendants
         process.send_signal(number)
-        told, complaints = process.communicate(timeout=STOP_LIMIT_S)
+        told, complaints = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 128 + number, complaints.decode()
         assert told == b""
         assert complaints.decode().endswith(STOPPED)
@@ -70,7 +60,7 @@ def stop(recipe: Path) -> Iterator[Stop]:
 
 def wait_for_end(processes: set[int]) -> set[int]:
     """Those that do not end within the limit; Ray's servers notice the end of their driver a little later."""
-    end = time.monotonic() + STOP_LIMIT_S
+    end = time.monotonic() + DEADLINE_S
     while (alive := {process for process in processes if is_alive(process)}) and time.monotonic() < end:
         time.sleep(0.05)
     return alive
@@ -83,23 +73,32 @@ def is_alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    ("engine", "stops"),
+    [
+        ("processes", [(TERM, 0.0)]),
+        pytest.param("processes", [(INT, 0.0), (TERM, 0.5)], marks=pytest.mark.slow),
+        pytest.param("ray", [(INT, 0.0), (TERM, 0.5)], marks=[pytest.mark.slow, pytest.mark.ray]),
+    ],
+)
 def test_a_build_stops_and_goes_on(
-    stop: Stop, recipe: Path, undisturbed: dict[str, bytes], tmp_path: Path, engine: str
+    stop: Stop,
+    run: Run,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    engine: str,
+    stops: list[tuple[signal.Signals, float]],
 ) -> None:
     corpus = tmp_path / "corpus"
-    for number, num_objects in ((signal.SIGINT, 1), (signal.SIGTERM, len(undisturbed) // 2)):
-        stop(corpus, engine, number, num_objects)
-        left = read_objects(corpus)
-        left.pop("corpus.json", None)
-        assert left.items() <= undisturbed.items()
-        assert len(left) < len(undisturbed) - 1
-    finish(start_build(recipe, corpus, "processes"))
-    assert read_objects(corpus) == undisturbed
+    for number, share in stops:
+        stop(corpus, engine, number, 1 + int(share * len(undisturbed)))
+        assert check_left(corpus, undisturbed) < len(undisturbed) - 1
+    run(corpus)
+    check_corpus(corpus, undisturbed)
 
 
-def test_children_go_with_a_killed_driver(recipe: Path, tmp_path: Path) -> None:
-    process = start_build(recipe, tmp_path / "corpus", "processes")
+def test_children_go_with_a_killed_driver(builds: StartBuild, tmp_path: Path) -> None:
+    process = builds(tmp_path / "corpus", "processes")
     children: set[int] = set()
 
     def has_children() -> bool:

@@ -1,4 +1,4 @@
-"""Workers keep the memory that they free, also where the process ran before anybody could set its environment."""
+"""Workers keep the memory that they free, also where nobody could set the environment before they ran."""
 
 import subprocess
 import sys
