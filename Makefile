@@ -12,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/onetoken demo
 
 test: .venv/installed
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile --durations 20
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m "slow and not gpu" --timeout 3600
