@@ -20,6 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from operators.completeness import ByteFile, count_missing_bytes
+from operators.packet_gaps import count_gaps
 from operators.sniff import HEAD_BYTES, MediumFormat, sniff_format
 from schemas.errors import RejectCode, SampleError
 from schemas.record import MediumKind
@@ -43,7 +44,7 @@ class Timeline:
     duration_s: float
     """From the first frame to the end of the last."""
     num_packets: int
-    """Those that are there, and those that the file promises and lacks."""
+    """Those that are there, and those that the file promises and lacks or that are missing between them."""
     num_missing: int
     has_open_groups: bool
     """Some frames come before a key frame on display and after it in the file."""
@@ -112,7 +113,7 @@ def scan_packets(file: ByteFile, medium_format: MediumFormat) -> Timeline:
 
     Raises:
         SampleError: as `open_container` and `find_stream`; TRUNCATED_VIDEO when more than 5 % of the bytes
-            that the file promises are not there.
+            that the file promises are not there; DAMAGED_VIDEO when more than 5 % of its packets are not.
     """
     num_bytes = file.seek(0, io.SEEK_END)
     num_missing_bytes = count_missing_bytes(file, medium_format)
@@ -120,26 +121,52 @@ def scan_packets(file: ByteFile, medium_format: MediumFormat) -> Timeline:
     if num_missing_bytes > MAX_DAMAGED_SHARE * num_promised:
         message = f"{medium_format.extension} of {num_bytes} bytes; its header promises {num_promised}"
         raise SampleError(RejectCode.TRUNCATED_VIDEO, message)
+    shown, num_lost = _list_packets(file, medium_format, num_bytes)
+    if not shown.times_s:
+        reject_undecodable(medium_format)
+    timeline = shown.to_timeline(num_lost + math.ceil(shown.num_packets * num_missing_bytes / num_bytes))
+    if num_lost:
+        check_damage(timeline.num_missing, timeline.num_packets)
+    return timeline
+
+
+def check_damage(num_damaged: int, num_packets: int) -> None:
+    """One damaged packet is always borne, and 5 % of all.
+
+    Raises:
+        SampleError: DAMAGED_VIDEO.
+    """
+    if num_damaged > max(1.0, MAX_DAMAGED_SHARE * num_packets):
+        message = f"at least {num_damaged} of {num_packets} packets do not decode or are not there"
+        raise SampleError(RejectCode.DAMAGED_VIDEO, message)
+
+
+def _list_packets(file: ByteFile, medium_format: MediumFormat, num_bytes: int) -> tuple["_Shown", int]:
+    """What comes on display, and how many packets were passed over."""
     shown = _Shown()
+    gaps = count_gaps(file, medium_format, num_bytes)
     with open_container(file, medium_format) as container:
         stream = find_stream(container)
         tick_s = float(stream.time_base or 0)
         try:
-            for packet in container.demux(stream):
-                shown.num_packets += packet.size > 0
-                pts = packet.pts if packet.pts is not None else packet.dts
-                if pts is None or packet.size == 0:
+            for packet in container.demux(*(() if gaps else (stream,))):
+                if packet.size == 0:
                     continue
-                end_s = (pts + (packet.duration or 0)) * tick_s
-                shown.add(pts * tick_s, end_s, packet.is_keyframe, packet.is_discard)
+                is_picture = packet.stream_index == stream.index
+                if gaps:
+                    gaps.add(packet, is_picture)
+                if not is_picture:
+                    continue
+                shown.num_packets += 1
+                pts = packet.pts if packet.pts is not None else packet.dts
+                if pts is not None:
+                    end_s = (pts + (packet.duration or 0)) * tick_s
+                    shown.add(pts * tick_s, end_s, packet.is_keyframe, packet.is_discard)
         except MemoryError as error:
             reject_out_of_memory(error)
         except AV_ERRORS:
             shown.num_packets += 1  # a cut file: what stands before the cut is kept
-    if not shown.times_s:
-        reject_undecodable(medium_format)
-    num_missing = math.ceil(shown.num_packets * num_missing_bytes / num_bytes)
-    return shown.to_timeline(num_missing)
+    return shown, gaps.count_lost(shown.num_packets) if gaps else 0
 
 
 class _Shown:

@@ -7,8 +7,9 @@ backends give the frames that `operators.frames` chooses:
 - `decord` fetches by index in small batches. It is used only where its timestamps agree with the packets';
   with edit lists, AV1 and older containers PyAV reads the clip instead. `VideoReport.backend` says which did.
 
-Up to 5 % of damage is kept and counted: a moment that is lost makes a clip a little shorter, nothing is made
-up. A picture is another case: its missing rows would have to be, so `operators.image` refuses every cut one.
+Up to 5 % of damage is kept and counted, with packets that are not there (`operators.packet_gaps`): what is
+lost makes a clip a little shorter or lets a frame stand a little longer, nothing is made up. A picture is
+another case: its missing rows would have to be, so `operators.image` refuses every cut one.
 FFmpeg conceals some damage; frames that it marks so are counted where they become views.
 
 Sample aspect ratio is ignored, as in every published loader. There is no clock here: deadlines against
@@ -34,8 +35,8 @@ from operators.completeness import ByteFile
 from operators.frames import FramePolicy, choose_displayed, count_left_out, pick_displayed
 from operators.packets import (
     AV_ERRORS,
-    MAX_DAMAGED_SHARE,
     Timeline,
+    check_damage,
     find_stream,
     open_container,
     reject_out_of_memory,
@@ -77,7 +78,7 @@ class VideoReport:
     duration_s: float
     num_packets: int
     num_damaged: int
-    """Packets that did not decode, and those that the file promises and lacks."""
+    """Packets that did not decode, and those that the file lacks."""
     num_left_out: int
     """Views that `fps` asks for beyond `max_frames`: above 0, the views are spread over the clip."""
     num_concealed: int = 0
@@ -207,9 +208,7 @@ def _decode_packets(
 
 def _count_damage(report: VideoReport) -> None:
     report.num_damaged += 1
-    if report.num_damaged > max(1.0, MAX_DAMAGED_SHARE * report.num_packets):
-        message = f"at least {report.num_damaged} of {report.num_packets} packets do not decode"
-        raise SampleError(RejectCode.DAMAGED_VIDEO, message)
+    check_damage(report.num_damaged, report.num_packets)
 
 
 def _quarter_turns(frame: DecodedFrame) -> int:
@@ -225,7 +224,7 @@ def _orient_size(frame: DecodedFrame) -> tuple[int, int]:
 def _orient_pixels(frame: DecodedFrame, converter: VideoReformatter) -> UInt8[np.ndarray, "height width 3"]:
     """RGB and upright; the converter is one for all frames, since making one costs a tenth of its work."""
     try:
-        pixels = np.asarray(converter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
+        pixels = np.asarray(converter.reformat(frame, format="rgb24", threads=1).to_ndarray(), dtype=np.uint8)
     except MemoryError as error:
         reject_out_of_memory(error)
     except AV_ERRORS as error:

@@ -1,5 +1,6 @@
 """Clips whose frames carry their own index in the picture, in many containers, codecs and timings."""
 
+import functools
 import io
 from fractions import Fraction
 
@@ -78,3 +79,10 @@ CLIPS = {
     "mpg": ("mpeg", "mpeg2video", *steady(80, 25), {"bf": "2"}),
     "flv": ("flv", "flv", *steady(70), {}),
 }
+
+
+@functools.cache
+def make_clip(name):
+    """The bytes of one of `CLIPS`; encoded once, whoever asks."""
+    container, codec, times, time_base, rate, options = CLIPS[name]
+    return encode_clip(container, codec, times, time_base=time_base, rate=rate, options=options)

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from indexed_clips import CLIPS, encode_clip, read_index
+from indexed_clips import make_clip, read_index
 from PIL import Image
 from rich.console import Console
 from small_job import run_onetoken, write_yaml
@@ -24,9 +24,8 @@ def picture(tmp_path):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    container, codec, times, time_base, rate, options = CLIPS["mp4-variable"]
     path = tmp_path_factory.mktemp("clips") / "variable.mp4"
-    path.write_bytes(encode_clip(container, codec, times, time_base=time_base, rate=rate, options=options))
+    path.write_bytes(make_clip("mp4-variable"))
     return path
 
 

@@ -73,7 +73,9 @@ def black_and_white(width, height, seed=0):
 def test_the_fast_way_is_at_most_one_level_off(size, aspect):
     views = plan_views(*size, "hd4", aspect)
     num_values = num_off = 0
-    for image in (noise(*size), black_and_white(*size), checker(*size), checker(*size, period=3)):
+    images = [noise(*size), black_and_white(*size), checker(*size), checker(*size, period=3)]
+    is_any_square = any(view.box.width == view.box.height for view in views)
+    for image in images if is_any_square else images[:1]:  # other boxes are left to the exact way
         exact = render_views(image, views, CLIP_PROCESSOR)
         fast = render_views_fast(image, views, CLIP_PROCESSOR)
         assert fast.shape == exact.shape

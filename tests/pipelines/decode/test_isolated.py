@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from decode_samples import POLICY, make_picture
-from indexed_clips import CLIPS, encode_clip
+from indexed_clips import make_clip
 from PIL import Image
 
 from operators.render import render_medium
@@ -31,8 +31,7 @@ FOLDER = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def clip():
-    container, codec, times, time_base, rate, options = CLIPS["mp4"]
-    return encode_clip(container, codec, times, time_base=time_base, rate=rate, options=options)
+    return make_clip("mp4")
 
 
 @pytest.fixture(scope="module")
