@@ -1,8 +1,10 @@
 """`onetoken bench media`: pictures against transformers' processor, clips against PyAV alone.
 
-CPU time on one thread, medians; both sides take turns, so that load of others meets both. The sides give the
-same tensors, which is checked first. What handing a picture to the decoding process costs stands among the
-details. At full scale it takes five minutes, most of them for decoding half an hour of 1080p.
+CPU time on one thread. Both sides take turns, and a ratio is the median of those of the rounds: what others
+do to the machine (shared cores, shared caches) changes from minute to minute, and less between two turns that
+follow each other. The sides give the same tensors, which is checked first. What handing a picture to the
+decoding process costs stands among the details. At full scale it takes five minutes, most of them for
+decoding half an hour of 1080p.
 """
 
 import time
@@ -40,7 +42,7 @@ from schemas.recipe import ViewsConfig
 from schemas.record import MediumKind
 
 NUM_ROUNDS: Final = 41
-NUM_CLIP_ROUNDS: Final = 9
+NUM_CLIP_ROUNDS: Final = 15
 CLIP_S: Final = 60
 LONG_CLIP_MINUTES: Final = 30
 _SEGMENT_S: Final = 20
@@ -49,15 +51,12 @@ _SIZES: Final = {"640": (640, 428), "1920": (1920, 1280)}
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Median times of two sides that took turns."""
+    """Two sides that took turns: median times, and what was compared."""
 
     ours_ms: float
     rival_ms: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast ours is."""
-        return self.rival_ms / self.ours_ms
+    ratio: float
+    """How many times as fast ours is: the median over the rounds."""
 
 
 def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
@@ -118,7 +117,7 @@ def measure_isolation(data: bytes, num_rounds: int) -> float:
             num_rounds,
             time.perf_counter,
         )
-    return turn.ours_ms / turn.rival_ms
+    return 1 / turn.ratio
 
 
 def measure_clips(folder: Path, say: Say, scale: float) -> tuple[dict[str, float], dict[str, float]]:
@@ -157,11 +156,15 @@ def take_turns(
     num_rounds: int,
     clock: Callable[[], float] = time.process_time,
 ) -> Turn:
-    """Both sides, one after the other, again and again; the first round is not counted."""
+    """Both sides, one after the other, again and again; who begins changes; the first round is left out."""
     times: tuple[list[float], list[float]] = ([], [])
+    sides = list(zip(times, (ours, rival), strict=True))
     for _ in range(num_rounds + 1):
-        for side, act in zip(times, (ours, rival), strict=True):
+        sides.reverse()
+        for side, act in sides:
             started = clock()
             act()
             side.append((clock() - started) * 1000)
-    return Turn(median(times[0][1:]), median(times[1][1:]))
+    ours_ms, rival_ms = times[0][1:], times[1][1:]
+    ratios = [theirs / own for own, theirs in zip(ours_ms, rival_ms, strict=True)]
+    return Turn(median(ours_ms), median(rival_ms), median(ratios))

@@ -46,9 +46,20 @@ def test_clips_are_repeated_whole(tmp_path):
 def test_sides_take_turns_and_the_first_round_does_not_count():
     order, clock = [], iter(range(100))
     turn = take_turns(lambda: order.append("ours"), lambda: order.append("rival"), 2, lambda: next(clock))
-    assert order == ["ours", "rival"] * 3
-    assert turn == Turn(1000.0, 1000.0)
-    assert turn.ratio == 1.0
+    assert order == ["rival", "ours", "ours", "rival", "rival", "ours"]
+    assert turn == Turn(1000.0, 1000.0, 1.0)
+
+
+def test_a_ratio_is_that_of_turns_that_follow_each_other():
+    """The machine is ten times as slow in every second round; ours takes half of what the rival does."""
+    now = [0.0]
+    slowness = iter([1, 1, 1, 1, 10, 10, 1, 1])
+
+    def act(seconds):
+        now[0] += seconds * next(slowness)
+
+    turn = take_turns(lambda: act(1.0), lambda: act(2.0), 3, lambda: now[0])
+    assert turn == Turn(1000.0, 2000.0, 2.0)
 
 
 @pytest.mark.skipif(not can_watch_memory(), reason="this system tells no proportional set size")
