@@ -94,16 +94,17 @@ def run_stages(
     reporter: Reporter,
     reread: bool = False,
 ) -> tuple[list[str], dict[str, object], int]:
-    """Run some of ingest, shard, featurize; return words, plain values and an exit status."""
-    from pipelines.featurize.flow import featurize
-    from pipelines.ingest.flow import ingest
-    from pipelines.shard.flow import shard
+    """Run some of ingest, shard, featurize; return words, plain values and an exit status.
 
+    Each is imported when it is needed: no command loads an encoder that encodes nothing.
+    """
     lines: list[str] = []
     values: dict[str, object] = {}
     status = 0
     for stage in stages:
         if stage == "ingest":
+            from pipelines.ingest.flow import ingest
+
             ingested = ingest(recipe, storage, engine, reporter, reread)
             manifest = ingested.manifest
             for event in _list_ingest_events(manifest, ingested.probed.num_bytes_read):
@@ -114,10 +115,14 @@ def run_stages(
             for complaint in complaints:
                 reporter.say(complaint)
         elif stage == "shard":
+            from pipelines.shard.flow import shard
+
             manifest = shard(recipe, storage, engine, reporter)
             lines += shard_lines(manifest)
             values |= shard_values(manifest)
         else:
+            from pipelines.featurize.flow import featurize
+
             digest, manifest = featurize(recipe, storage, engine, reporter)
             lines += feature_lines(digest, manifest.features[digest])
             values |= feature_values(digest, manifest.features[digest])
