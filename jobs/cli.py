@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
         evaluating,
         generating,
         inspecting,
+        planning,
         retrying,
         training,
         upkeep,
@@ -44,7 +45,7 @@ def build_app() -> typer.Typer:
         help="Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models.",
     )
     for module in (
-        *(demo_command, data, retrying, upkeep, auditing),
+        *(demo_command, planning, data, retrying, upkeep, auditing),
         *(training, generating, evaluating, inspecting, analyzing, bench_command),
     ):
         module.register(app)

@@ -54,6 +54,33 @@ Pattern = Annotated[str, Field(min_length=1)]
 ByteSize = Annotated[int, BeforeValidator(_parse_size), Field(gt=0), PlainSerializer(lambda size: size)]
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
+class SourceCounts(StrictModel):
+    """What a source is known to hold, for `onetoken plan` before anything is read; decides nothing else."""
+
+    examples: Count
+    images: Count = 0
+    """Pictures by use: of one that ten examples are about, ten."""
+    unique_images: Count = 0
+    image_bytes: Count = 120_000
+    """Mean, encoded."""
+    videos: Count = 0
+    """Clips by use."""
+    unique_videos: Count = 0
+    video_bytes: Count = 8_000_000
+    """Mean, encoded."""
+    video_s: Annotated[float, Field(ge=0)] = 60.0
+    """Mean length."""
+
+    @model_validator(mode="after")
+    def _unique_are_fewer(self) -> "SourceCounts":
+        if self.unique_images > self.images or self.unique_videos > self.videos:
+            raise ValueError("more unique media than uses of media")
+        return self
+
+
 class SourceConfig(StrictModel):
     """One annotation set and the folder that its media lie in."""
 
@@ -71,6 +98,8 @@ class SourceConfig(StrictModel):
     """True: a record identical to an earlier one of this source is rejected as duplicate_record."""
     reject_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of records; over it the run ends with exit status 3."""
+    counts: SourceCounts | None = None
+    """What is known beforehand, for planning."""
 
     @model_validator(mode="after")
     def _one_selection(self) -> "SourceConfig":

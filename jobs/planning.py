@@ -1,0 +1,60 @@
+"""`onetoken plan`: what a build or a training run will take, before anything is read, written or rented."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from jobs.console import Reporter, print_result
+from jobs.options import JsonOption, read_configuration
+from schemas.errors import ConfigError
+from schemas.recipe import Recipe
+
+HELP = "What a recipe will take: items, views, bytes by codec, hours, requests, and whether caching pays."
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A recipe in YAML.", show_default=False)]
+ClusterOption = Annotated[
+    Path | None, typer.Option("--cluster", metavar="FILE", help="The machines, in YAML; by default one A100.")
+]
+CorpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus", metavar="URL", help="Count an ingested corpus instead of the recipe's `counts`."
+    ),
+]
+PassesOption = Annotated[
+    int, typer.Option("--passes", min=1, metavar="N", help="Over the data, that features will serve.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this module."""
+    app.command("plan", help=HELP)(plan_command)
+
+
+def plan_command(
+    file: FileArgument,
+    cluster: ClusterOption = None,
+    corpus: CorpusOption = None,
+    passes: PassesOption = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """See the help in the registration."""
+    from jobs.planning_recipe import plan_recipe
+
+    if not is_recipe(file):
+        raise ConfigError(f"{file} is no recipe: it names no `sources`")
+    recipe = read_configuration(file, Recipe)
+    with Reporter() as reporter:
+        lines, values = plan_recipe(recipe, cluster, corpus, passes, reporter)
+    print_result(lines, as_json, values)
+
+
+def is_recipe(file: Path) -> bool:
+    """Whether a file names sources; one that cannot be read counts as a recipe, whose reader says why."""
+    try:
+        loaded: object = yaml.safe_load(file.read_bytes())
+    except (OSError, yaml.YAMLError):
+        return True
+    return isinstance(loaded, dict) and "sources" in loaded

@@ -1,0 +1,182 @@
+"""What `onetoken plan RECIPE` tells: sizes, hours, requests, and whether caching pays; nothing is written."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.storage import open_storage
+from jobs.console import Reporter
+from jobs.options import read_configuration
+from jobs.totals import in_table
+from schemas.cluster import ClusterSpec
+from schemas.recipe import CodecConfig, Recipe
+
+if TYPE_CHECKING:
+    from pipelines.analyze.build_plan import BuildPlan
+    from pipelines.analyze.cache_size import ReducedSize
+    from pipelines.analyze.calibrate import Calibration
+    from schemas.corpus import Manifest
+
+CODECS = ("fp16", "int8", "compact")
+TERA = 1e12
+
+
+def plan_recipe(
+    recipe: Recipe, cluster_path: Path | None, corpus: str | None, passes: int, reporter: Reporter
+) -> tuple[list[str], dict[str, object]]:
+    """The plan in words and as plain values.
+
+    Raises:
+        ConfigError: neither the recipe nor a corpus tells how much there is.
+    """
+    from operators.costs.shapes import VICUNA_7B
+    from pipelines.analyze.build_plan import TrainedModel, plan_build
+    from pipelines.analyze.cache_size import measure_reduced, measure_view_bytes
+    from pipelines.analyze.calibrate import calibrate
+    from pipelines.analyze.corpus_counts import count_manifest, count_recipe
+    from pipelines.commit import load_manifest
+
+    cluster = read_configuration(cluster_path, ClusterSpec) if cluster_path else ClusterSpec()
+    manifest = load_manifest(open_storage(corpus)) if corpus else None
+    counts = count_manifest(manifest) if manifest else count_recipe(recipe)
+    reporter.say("measuring this machine for a minute")
+    speed = calibrate(recipe.views, with_encoder=not cluster.num_gpus)
+    view_bytes = measure_view_bytes(recipe.codec)
+    model = TrainedModel(llm=VICUNA_7B, text_tokens=120)
+    clip_seconds = _count_clip_seconds(recipe, counts.videos.views)
+    plan = plan_build(counts, view_bytes, clip_seconds, speed, cluster, model, passes)
+    sizes = {name: measure_view_bytes(CodecConfig(name=name)) for name in CODECS}
+    reduced = list(measure_reduced(recipe.codec))
+    lines = [
+        *_count_lines(plan),
+        *_size_lines(plan, sizes, reduced),
+        *_work_lines(plan, cluster),
+        *_verdict_lines(plan),
+    ]
+    values = _make_values(plan, sizes, reduced, speed)
+    if manifest and manifest.features:
+        actual = _compare_with_actual(manifest, plan)
+        lines += actual
+        values["actual"] = actual
+    return lines, values
+
+
+def _count_clip_seconds(recipe: Recipe, num_views: int) -> float:
+    """Of all clips: stated lengths, or a second a view."""
+    stated = [source.counts for source in recipe.sources if source.counts]
+    if len(stated) == len(recipe.sources):
+        return sum(counts.unique_videos * counts.video_s for counts in stated)
+    return num_views / (recipe.views.video.fps or 1.0)
+
+
+def _count_lines(plan: "BuildPlan") -> Iterator[str]:
+    counts = plan.counts
+    origin = "as ingested" if counts.is_exact else "as the recipe states"
+    yield f"corpus, {origin}: {counts.examples:,} examples about {counts.items:,} media"
+    yield (
+        f"  pictures {counts.images.uses:,} uses of {counts.images.unique:,}, "
+        f"clips {counts.videos.uses:,} uses of {counts.videos.unique:,}"
+    )
+    saved = counts.naive_views / counts.views if counts.views else 1.0
+    yield (
+        f"  {counts.views:,} views to encode; {counts.naive_views:,} example by example, "
+        f"{saved:.2f} times as many"
+    )
+    yield f"  {counts.shards:,} shards, {counts.media_bytes / TERA:.3f} TB of media"
+
+
+def _size_lines(plan: "BuildPlan", sizes: dict[str, int], reduced: "list[ReducedSize]") -> Iterator[str]:
+    views, naive = plan.counts.views, plan.counts.naive_views
+    rows = [
+        (name, f"{size:,}", f"{views * size / TERA:.3f}", f"{naive * size / TERA:.3f}")
+        for name, size in sizes.items()
+    ]
+    yield from in_table(("codec", "bytes a view", "TB", "TB example by example"), rows)
+    cells = [
+        (
+            one.name,
+            _in_range(one.fewest_tokens, one.most_tokens),
+            f"{100 * one.share[0]:.1f} to {100 * one.share[1]:.1f} %",
+            f"{views * one.fewest_bytes / TERA:.3f} to {views * one.most_bytes / TERA:.3f}",
+        )
+        for one in reduced
+    ]
+    yield from in_table(("reduced cache", "tokens a view", "of the full one", "TB"), cells)
+
+
+def _work_lines(plan: "BuildPlan", cluster: ClusterSpec) -> Iterator[str]:
+    cpu = ", ".join(f"{name} {hours:,.2f}" for name, hours in plan.cpu_hours.items())
+    total = sum(plan.cpu_hours.values())
+    cores = cluster.num_cpus
+    yield f"CPU-core hours: {total:,.2f} ({cpu}); {total / cores:,.2f} h on {cores} cores"
+    if cluster.num_gpus:
+        hours = plan.encode_gpu_hours
+        yield (
+            f"GPU hours to encode: {hours:,.1f}; {hours / cluster.num_gpus:,.1f} h on {cluster.num_gpus} GPUs"
+        )
+        for stage, needed in plan.training_gpu_hours.items():
+            yield (
+                f"GPU hours to train {stage}, all examples: {needed:,.0f}; "
+                f"{needed / cluster.num_gpus:,.1f} h on {cluster.num_gpus} GPUs"
+            )
+    yield f"S3 requests: {plan.puts:,} PUT and the like, {plan.gets:,} GET"
+
+
+def _verdict_lines(plan: "BuildPlan") -> Iterator[str]:
+    even = plan.break_even
+    yield (
+        f"cached, {even.passes} passes: {even.cached_gpu_h:,.1f} GPU hours and {even.cached_cpu_h:,.1f} core "
+        f"hours of encoding; live: {even.live_gpu_h:,.1f} and {even.live_cpu_h:,.1f}"
+    )
+    if even.cached_price:
+        yield f"  price: {even.cached_price:,.2f} once, against {even.live_price:,.2f} a pass"
+    yield f"  training reads {even.read_gb_s:.2f} GB/s, the network gives {even.network_gb_s:.2f}"
+    if even.pays:
+        yield f"caching pays from {even.first_paying_pass} passes on"
+    elif even.cached_is_slower:
+        yield (
+            "caching does not pay: the network brings features more slowly than the GPUs would make them; "
+            "use a smaller codec, a reducer, or disks of the machines"
+        )
+    else:
+        yield f"caching does not pay: {even.first_paying_pass} passes would have to use it"
+
+
+def _compare_with_actual(manifest: "Manifest", plan: "BuildPlan") -> list[str]:
+    """What the corpus's caches came to, beside what the plan says."""
+    lines: list[str] = []
+    for digest, features in manifest.features.items():
+        num_bytes = sum(shard.tar.num_bytes for shard in features.shards)
+        lines.append(
+            f"spec {digest}: {features.num_views:,} views, planned {plan.counts.views:,}; "
+            f"{num_bytes / 1e6:,.1f} MB, planned {_scale(plan, features.num_fp16_bytes) / 1e6:,.1f}"
+        )
+    return lines
+
+
+def _scale(plan: "BuildPlan", num_fp16_bytes: int) -> float:
+    """Planned bytes for a cache whose patches take so many as plain fp16."""
+    from pipelines.analyze.cache_size import BYTES_PER_HALF, PATCHES, WIDTH
+
+    return num_fp16_bytes * plan.view_bytes / (BYTES_PER_HALF * PATCHES * WIDTH)
+
+
+def _make_values(
+    plan: "BuildPlan", sizes: dict[str, int], reduced: "list[ReducedSize]", speed: "Calibration"
+) -> dict[str, object]:
+    values: dict[str, object] = asdict(plan)
+    views = plan.counts.views
+    return values | {
+        "items": plan.counts.items,
+        "views": views,
+        "naive_views": plan.counts.naive_views,
+        "codec_bytes": {name: views * size for name, size in sizes.items()},
+        "reduced": {one.name: asdict(one) | {"share": one.share} for one in reduced},
+        "calibration": asdict(speed),
+        "caching_pays": plan.break_even.pays,
+    }
+
+
+def _in_range(fewest: int, most: int) -> str:
+    return f"{fewest}" if fewest == most else f"{fewest} to {most}"

@@ -1,0 +1,68 @@
+"""`onetoken plan`: a recipe before anything is read, and a corpus beside what the plan said."""
+
+import pytest
+import yaml
+from small_job import run_onetoken, write_yaml
+
+SOURCES = [
+    {
+        "name": "pictures",
+        "format": "llava",
+        "annotations": "nowhere.json",
+        "counts": {"examples": 1000, "images": 900, "unique_images": 300},
+    }
+]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.analyze.calibrate._time_encoder", lambda: 1.0)
+    monkeypatch.setattr("pipelines.analyze.calibrate.time_work", lambda work, short_s: 1e-3)
+
+
+def test_a_recipe_is_planned_from_its_counts(tmp_path) -> None:
+    recipe = write_yaml(tmp_path / "r.yaml", {"name": "r", "sources": SOURCES})
+    cluster = write_yaml(tmp_path / "c.yaml", {"nodes": 2, "gpus": 4, "prices": {"gpu_hour": 2.0}})
+    outcome = run_onetoken("plan", recipe, "--cluster", cluster, "--json")
+    assert outcome.status == 0, outcome.err
+    values = outcome.values
+    assert (values["items"], values["views"], values["naive_views"]) == (300, 1500, 4500)
+    assert values["codec_bytes"]["fp16"] == 1500 * (576 * 2048 + 2048)
+    assert values["reduced"]["prumerge_plus"]["share"][1] < 0.27
+    assert values["training_gpu_hours"]["stage 2"] > 0
+    words = run_onetoken("plan", recipe, "--cluster", cluster).out
+    for word in ("TB", "CPU-core hours", "GPU hours to train stage 1", "S3 requests", "caching"):
+        assert word in words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml", "r.yaml"], "nothing is written"
+
+
+def test_a_plan_says_when_caching_does_not_pay(tmp_path) -> None:
+    once = [SOURCES[0] | {"counts": {"examples": 300, "images": 300, "unique_images": 300}}]
+    recipe = write_yaml(tmp_path / "r.yaml", {"name": "r", "sources": once})
+    dear = {"prices": {"gpu_hour": 1.0, "tb_month": 1e6}}
+    outcome = run_onetoken("plan", recipe, "--cluster", write_yaml(tmp_path / "c.yaml", dear), "--passes", 1)
+    assert "caching does not pay" in outcome.out
+
+
+def test_a_corpus_is_counted_and_compared(small_job, outcomes) -> None:
+    outcome = run_onetoken("plan", small_job.recipe, "--corpus", small_job.corpus, "--json")
+    assert outcome.status == 0, outcome.err
+    values = outcome.values
+    assert values["views"] == outcomes["featurize"].values["views"]
+    assert values["items"] == outcomes["ingest"].values["unique_media"]
+    assert values["counts"]["examples"] == outcomes["ingest"].values["written"]
+    (line,) = values["actual"]
+    assert f"{values['views']} views, planned {values['views']}" in line
+
+
+def test_what_cannot_be_planned_is_told(tmp_path, small_job) -> None:
+    bare = write_yaml(tmp_path / "r.yaml", {"name": "r", "sources": [SOURCES[0] | {"counts": None}]})
+    for file, words in (
+        (bare, "counts"),
+        (small_job.stage(1), "sources"),
+        (tmp_path / "nowhere.yaml", "nowhere.yaml"),
+        (write_yaml(tmp_path / "s.yaml", yaml.safe_load("sources: 3")), "name"),
+    ):
+        outcome = run_onetoken("plan", file)
+        assert outcome.status == 2, file
+        assert words in outcome.said
