@@ -1,7 +1,8 @@
 """A program that goes on in the background, known by a file that holds its process id.
 
 Whoever comes later, another process too, finds it and stops it by that file. The system uses a process id
-again one day, so the moment of the start stands beside it and must be the same.
+again one day, so the moment of the start stands beside it and must be the same: no stranger is ever stopped,
+and no other child of this process is waited for.
 
 A tied daemon is killed by the system when the process that started it ends, however it ends: tests leave
 nothing behind. Left out: restarting what dies. Linux only (`/proc`, `setpriv`).
@@ -14,7 +15,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.errors import NotFoundError
 
@@ -44,9 +45,14 @@ class Daemon:
         except (FileNotFoundError, ValueError):
             return None
         process = int(number)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(process, os.WNOHANG)
-        return process if _moment_of_start(process) == moment else None
+        seen = _look_at(process)
+        if seen is None or seen.moment != moment:
+            return None
+        if seen.has_ended:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process, os.WNOHANG)
+            return None
+        return process
 
     def start(self, is_tied: bool) -> None:
         """Run it unless it runs; it inherits nothing but the search path."""
@@ -65,7 +71,8 @@ class Daemon:
             ],
             setsid=True,
         )
-        self._pid_file.write_text(f"{process} {_moment_of_start(process)}")
+        seen = _look_at(process)
+        self._pid_file.write_text(f"{process} {seen.moment if seen else None}")
 
     def stop(self) -> None:
         """End it in order, by force when that takes too long."""
@@ -94,15 +101,21 @@ class Daemon:
         return self.folder / f"{self.name}.pid"
 
 
-def _moment_of_start(process: int) -> str | None:
-    """In clock ticks since the machine's start; None for a process that has ended."""
+class _Seen(NamedTuple):
+    moment: str
+    """Of the start, in clock ticks since the machine's."""
+    has_ended: bool
+    """It waits to be taken note of by its parent."""
+
+
+def _look_at(process: int) -> _Seen | None:
     try:
         text = Path(f"/proc/{process}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, *facts = text.rpartition(")")[2].split()  # the name before may hold anything
     num_threads = int(facts[16])  # the first may be gone and others still hold ports and files
-    return None if state in "ZX" and num_threads <= 1 else facts[18]
+    return _Seen(facts[18], state in "ZX" and num_threads <= 1)
 
 
 def program_path(name: str) -> str:

@@ -57,7 +57,15 @@ def test_a_process_that_has_the_number_by_chance_is_left_alone(sleeper: Daemon) 
         stranger.kill()
 
 
-@pytest.mark.parametrize("text", ["", "12", "not a number"])
+def test_the_end_of_another_child_is_left_to_who_waits_for_it(sleeper: Daemon) -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "exit 7"]) as other:
+        wait_for(lambda: not is_running(other.pid))
+        (sleeper.folder / "sleeper.pid").write_text(f"{other.pid} 1")
+        assert sleeper.find() is None
+        assert other.wait() == 7
+
+
+@pytest.mark.parametrize("text", ["", "12", "not a number", "-1 1", "0 1"])
 def test_a_damaged_file_names_no_process(sleeper: Daemon, text: str) -> None:
     (sleeper.folder / "sleeper.pid").write_text(text)
     assert sleeper.find() is None
