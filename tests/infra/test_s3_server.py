@@ -28,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     s3_server.stop(made)
 
 
+@pytest.mark.slow
 @needs_ceph
 def test_data_outlive_stop_and_kill(
     folder: Path, s3_environment: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

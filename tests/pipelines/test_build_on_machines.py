@@ -194,7 +194,7 @@ def shards_of(objects: dict[str, bytes]) -> dict[str, bytes]:
     return {path: data for path, data in objects.items() if path.startswith("shards/")}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_lost_machine_costs_a_repeat(
     machines: Machines, start: Start, recipe: Path, tmp_path: Path
 ) -> None:
@@ -203,7 +203,7 @@ def test_a_lost_machine_costs_a_repeat(
     ingest(build(values, Recipe, "tiny"), LocalStorage(serial), SerialEngine())
     shutil.copytree(serial, corpus)
     shard(build(values, Recipe, "tiny"), LocalStorage(serial), SerialEngine())
-    running = start("shard", 120)
+    running = start("shard", 300)
     running.wait_for(lambda: len(running.names("ended")) >= 2 and bool(in_flight(running, "machine2")))
     machines.kill(2)
     running.finish()

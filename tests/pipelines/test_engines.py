@@ -84,6 +84,7 @@ def test_a_unit_that_kills_twice_is_named(ray: Engine, tmp_path: Path) -> None:
         run_in_order(ray, DiesAt(tmp_path, times=9), [1, 2, 3, 4, 5], "s")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_poisonous_items_are_rejected_and_nothing_else_is_lost(ray: Engine) -> None:
     units = [Words(("a", "kill", "b")), Words(("loop",)), Words(("c", "exit", "d")), Words(("e",))]
