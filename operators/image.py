@@ -20,8 +20,8 @@ import warnings
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final, cast
+from dataclasses import dataclass
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -62,11 +62,10 @@ class ImagePolicy:
 DEFAULT_IMAGE_POLICY: Final = ImagePolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What the header tells; the size is the one on display."""
+class ImageFacts(NamedTuple):
+    """What the header tells; the size is the one on display. A named tuple: one is made for every file."""
 
-    format: MediumFormat = field(repr=False)
+    format: MediumFormat
     width_px: int
     height_px: int
 

@@ -18,6 +18,9 @@ _TABLES: Final = 0xDB
 _ONE_TABLE: Final = 67
 """Length of a segment that holds one table of 8 bits."""
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
+_JFIF: Final = 0xE0
+_WHOLE_JFIF: Final = 16
+"""Least length of a segment that cannot be a cut one."""
 _APP1: Final = 0xE1
 _SKIPPED: Final = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})
 """Huffman tables, restart intervals, comments, application data that nobody interprets."""
@@ -36,7 +39,11 @@ def read_jpeg_header(data: bytes) -> tuple[Size, int] | None:
         offset += 2 + length
         if prefix != 0xFF or length < 2 or offset > num_bytes:
             return None
-        if marker in _SKIPPED or (marker == _TABLES and length == _ONE_TABLE and data[start] < 0x10):
+        if (
+            marker in _SKIPPED
+            or (marker == _JFIF and length >= _WHOLE_JFIF)
+            or (marker == _TABLES and length == _ONE_TABLE and data[start] < 0x10)
+        ):
             continue
         if marker == _SCAN:
             return (size, orientation or UPRIGHT) if size and _has_end(data, start) else None

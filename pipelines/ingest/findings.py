@@ -68,6 +68,7 @@ class ProbeCounts:
 
 
 _HASH_BITS: Final = 64
+_KIND_NAMES: Final = {kind: kind.value for kind in MediumKind}
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _FINDINGS: Final = msgspec.msgpack.Decoder(list[Finding])
 _ROWS: Final = msgspec.msgpack.Decoder(list[list[Finding]])
@@ -76,8 +77,11 @@ _REFERENCES: Final = msgspec.msgpack.Decoder(list[MediumReference])
 
 def describe_found(location: str, facts: MediumFacts, is_by_stem: bool = False) -> FoundMedium:
     """A finding of facts at a location."""
-    size = (facts.num_bytes, facts.width_px, facts.height_px, facts.duration_s)
-    return FoundMedium(facts.sha256, facts.kind.value, facts.extension, *size, location, is_by_stem)
+    digest, kind, extension, num_bytes, width_px, height_px, duration_s = facts
+    name = _KIND_NAMES[kind]
+    return FoundMedium(
+        digest, name, extension, num_bytes, width_px, height_px, duration_s, location, is_by_stem
+    )
 
 
 def pack_references(references: list[MediumReference]) -> bytes:

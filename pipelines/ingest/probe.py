@@ -30,6 +30,7 @@ from pipelines.ingest.findings import (
 )
 from pipelines.ingest.media.facts import read_facts
 from pipelines.ingest.media.reader import MediaReader, MediaSource
+from pipelines.ingest.media.root import MediaRoot
 from pipelines.ingest.probe_cache import CachedFinding, Place, ProbeCache
 from pipelines.scatter import Scattered, read_blob, scatter
 from schemas.errors import SampleError
@@ -114,9 +115,10 @@ class FileProbe:
         return answer
 
     def _find(self, source: str, reference: MediumReference) -> Finding:
+        root = self._media.root(source)
         try:
-            location = self._media.find(source, reference)
-            finding = self._look(source, location, reference)
+            location = root.find(reference)
+            finding = self._look(root, location, reference)
         except SampleError as error:
             return RejectedMedium(error.code, error.message)
         is_plain = location == reference.path or isinstance(finding, RejectedMedium)
@@ -124,27 +126,26 @@ class FileProbe:
             return finding
         return msgspec.structs.replace(finding, is_by_stem=True)
 
-    def _look(self, source: str, location: str, reference: MediumReference) -> Finding:
+    def _look(self, root: MediaRoot, location: str, reference: MediumReference) -> Finding:
         """What is at a location, from the cache if the file is the same."""
-        state = self._media.state(source, location)
-        place = (self._media.root_of(source), location, reference.kind)
+        state = root.state(location)
+        kind = reference.kind
+        place = (root.url, location, kind)
         known = self.seen.get(place)
         if known is not None and known.holds_for(state):
             self._num_unchanged += place not in self._read_now
             return known.finding
-        finding = self._read(source, location, reference)
+        try:
+            data = root.read(location, kind)
+        except SampleError as error:
+            finding = RejectedMedium(error.code, error.message)
+        else:
+            self._num_bytes_read += len(data)
+            finding = describe_bytes(data, reference, location)
         self._num_read += 1
         self._read_now.add(place)
         self.seen[place] = CachedFinding(request_hash(reference), *place, *state, finding)
         return finding
-
-    def _read(self, source: str, location: str, reference: MediumReference) -> Finding:
-        try:
-            data = self._media.read(source, location, reference.kind)
-        except SampleError as error:
-            return RejectedMedium(error.code, error.message)
-        self._num_bytes_read += len(data)
-        return describe_bytes(data, reference, location)
 
 
 def describe_bytes(data: bytes, reference: MediumReference, location: str) -> Finding:

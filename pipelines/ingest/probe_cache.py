@@ -42,7 +42,7 @@ Place = tuple[str, str, MediumKind]
 """Root, location, and as what a file is looked at."""
 
 
-class CachedFinding(msgspec.Struct, frozen=True, array_like=True):
+class CachedFinding(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A finding, and the state of the file that it holds for."""
 
     bucket_hash: int
@@ -183,7 +183,8 @@ def _parse(path: str) -> tuple[str, str]:
 
 
 def _lasts(row: CachedFinding) -> bool:
-    return not (isinstance(row.finding, RejectedMedium) and row.finding.code in _MAY_PASS)
+    finding = row.finding
+    return not (isinstance(finding, RejectedMedium) and finding.code in _MAY_PASS)
 
 
 def _begins(row: CachedFinding, bits: str) -> bool:

@@ -63,12 +63,11 @@ class MediaFolder:
             self._let_go()
         location = normalize_path(reference.path or "")
         try:
-            opened = self._open(location)
+            opened = self._opened = self._open(location)
         except _GONE:
             return self._find_by_stem(location, reference)
         except OSError as error:
             raise unreadable(location, error.strerror) from error
-        self._opened = opened
         if stat.S_ISREG(opened[2].st_mode):
             return location
         self._let_go()
@@ -78,10 +77,8 @@ class MediaFolder:
 
     def state(self, location: str) -> FileState:
         """See `MediaRoot.state`."""
-        if self._opened is not None and self._opened[0] == location:
-            status = self._opened[2]
-        else:
-            status = self._status(location)
+        opened = self._opened
+        status = opened[2] if opened is not None and opened[0] == location else self._status(location)
         if status is None:
             raise SampleError(RejectCode.MISSING_FILE, f"{location!r} is not there")
         return FileState(status.st_size, status.st_mtime_ns)
@@ -89,10 +86,11 @@ class MediaFolder:
     def read(self, location: str, kind: MediumKind) -> bytes:
         """See `MediaRoot.read`."""
         try:
-            if self._opened is None or self._opened[0] != location:
+            opened = self._opened
+            if opened is None or opened[0] != location:
                 self._let_go()
-                self._opened = self._open(location)
-            return _read_whole(*self._opened, kind)
+                opened = self._opened = self._open(location)
+            return _read_whole(*opened, kind)
         except _GONE as error:
             raise SampleError(RejectCode.MISSING_FILE, f"{location!r} is not there") from error
         except OSError as error:

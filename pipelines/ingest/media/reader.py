@@ -63,13 +63,21 @@ class MediaReader:
         self._sources = {source.name: source for source in sources}
         self._roots: dict[str, MediaRoot] = {}
 
+    def root(self, source: str) -> MediaRoot:
+        """Where the media of a source are.
+
+        Raises:
+            ConfigError: for a source without media.
+        """
+        return self._roots.get(source) or self._open(source)
+
     def find(self, source: str, reference: MediumReference) -> str:
         """The location of a medium as a record of the source names it.
 
         Raises:
             SampleError: as `MediaRoot.find`.
         """
-        return (self._roots.get(source) or self._open(source)).find(reference)
+        return self.root(source).find(reference)
 
     def state(self, source: str, location: str) -> FileState:
         """What tells whether a medium is still the same; take it before reading.
@@ -77,7 +85,7 @@ class MediaReader:
         Raises:
             SampleError: as `MediaRoot.state`.
         """
-        return (self._roots.get(source) or self._open(source)).state(location)
+        return self.root(source).state(location)
 
     def read(self, source: str, location: str, kind: MediumKind) -> bytes:
         """All bytes of a medium.
@@ -85,7 +93,7 @@ class MediaReader:
         Raises:
             SampleError: as `MediaRoot.read`.
         """
-        return (self._roots.get(source) or self._open(source)).read(location, kind)
+        return self.root(source).read(location, kind)
 
     def describe(self, source: str, location: str) -> str:
         """The whole path of a location, for messages."""

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from hashlib import sha256
 from types import SimpleNamespace
 
 import msgspec
@@ -77,7 +76,7 @@ def test_pretended_facts_depend_on_the_place_alone():
     picture, clip = MediumReference(MediumKind.IMAGE, "a/b"), MediumReference(MediumKind.VIDEO, "a/b", True)
     one = pretend("/root", picture)
     assert one == pretend("/root", picture)
-    assert one.sha256 == sha256(b"/root/a/b").hexdigest()
+    assert len(bytes.fromhex(one.sha256)) == 32
     assert one.sha256 != pretend("/other", picture).sha256
     assert one.facts.duration_s == 0 < pretend("/root", clip).facts.duration_s
 

@@ -13,7 +13,6 @@ from pipelines.engine import SerialEngine
 from pipelines.ingest import scan
 from pipelines.ingest.flow import ingest
 from pipelines.ingest.media.folder import MediaFolder
-from pipelines.ingest.media.reader import MediaReader
 from pipelines.ingest.retry import retry
 from pipelines.ingest.tables import read_media, read_quarantine
 from pipelines.shard.flow import shard
@@ -52,13 +51,13 @@ def buckets(monkeypatch):
 def opened(monkeypatch):
     """The media that are opened, in order."""
     seen = []
-    real = MediaReader.read
+    real = MediaFolder.read
 
-    def read(self, source, location, kind):
+    def read(self, location, kind):
         seen.append(location)
-        return real(self, source, location, kind)
+        return real(self, location, kind)
 
-    monkeypatch.setattr(MediaReader, "read", read)
+    monkeypatch.setattr(MediaFolder, "read", read)
     return seen
 
 

@@ -10,7 +10,7 @@ from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest import tables
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.media.reader import MediaReader
+from pipelines.ingest.media.folder import MediaFolder
 from pipelines.ingest.retry import retry
 from pipelines.ingest.tables import read_quarantine
 from schemas.configuration import build
@@ -65,17 +65,17 @@ def test_a_retry_gives_what_a_whole_ingest_gives(
 def test_only_media_of_rejected_rows_are_opened(tiny_recipe, tiny_folder, storage, monkeypatch):
     ingest(tiny_recipe, storage, SerialEngine())
     opened = []
-    real = MediaReader.read
+    real = MediaFolder.read
 
-    def read(self, source, location, kind):
-        opened.append((source, location))
-        return real(self, source, location, kind)
+    def read(self, location, kind):
+        opened.append(location)
+        return real(self, location, kind)
 
-    monkeypatch.setattr(MediaReader, "read", read)
+    monkeypatch.setattr(MediaFolder, "read", read)
     mend_files(tiny_folder)
     retry(tiny_recipe, storage, SerialEngine())
     # 0.jpg, of the empty answer, and the clip called a picture have not changed since they were probed
-    assert sorted(opened) == [("mix", "pictures/cut.jpg"), ("mix", "pictures/gone.jpg"), ("qa", "v_zero.mp4")]
+    assert sorted(opened) == ["pictures/cut.jpg", "pictures/gone.jpg", "v_zero.mp4"]
 
 
 def test_nothing_mended_changes_nothing(tiny_recipe, storage):
