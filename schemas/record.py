@@ -121,6 +121,11 @@ def encode_conversation(texts: Sequence[str]) -> bytes:
         raise SampleError(RejectCode.BAD_TYPE, "a text holds half a surrogate pair") from error
 
 
+def encode_conversations(conversations: Sequence[Sequence[tuple[str, str]]]) -> list[bytes]:
+    """`encode_conversation` of many, whose turns have their roles; no text holds half a surrogate pair."""
+    return _ENCODER.encode_lines(conversations).split(b"\n")[:-1]
+
+
 def count_chars(texts: tuple[str, ...]) -> int:
     """Characters of a conversation, all turns together."""
     return len("".join(texts))

@@ -103,7 +103,7 @@ class ItemFinder:
         if path in items:
             return items[path]
         finding = self._findings[MediumReference(kind, path)]
-        item = items[path] = make_item(self._source, (finding,)) if isinstance(finding, FoundMedium) else None
+        item = items[path] = _make_single(self._source, finding) if isinstance(finding, FoundMedium) else None
         return item
 
     def find_embedded(self, findings: Sequence[Finding], num_media: int, conversation: bytes) -> KnownItem:
@@ -145,10 +145,16 @@ def make_item(source: str, findings: Sequence[Finding]) -> KnownItem:
             repairs = _BY_STEM
     media = cast("tuple[FoundMedium, ...]", tuple(findings))
     if len(media) == 1:
-        key, modality = media[0].sha256[:KEY_DIGITS], _SINGLE[media[0].kind]
-    else:
-        key, modality = item_key_of_media(tuple([medium.sha256 for medium in media])), _MULTI
-    return KnownItem(bytes.fromhex(key), begin_example_id(source, key), modality, media, repairs)
+        return _make_single(source, media[0])
+    key = item_key_of_media(tuple([medium.sha256 for medium in media]))
+    return KnownItem(bytes.fromhex(key), begin_example_id(source, key), _MULTI, media, repairs)
+
+
+def _make_single(source: str, medium: FoundMedium) -> KnownItem:
+    key = medium.sha256[:KEY_DIGITS]  # as `item_key_of_media` has it for one
+    repairs = _BY_STEM if medium.is_by_stem else 0
+    beginning = begin_example_id(source, key)
+    return KnownItem(bytes.fromhex(key), beginning, _SINGLE[medium.kind], (medium,), repairs)
 
 
 def combine_repairs(bits: int, repairs: Iterable[Repair]) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import polars as pl
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
@@ -57,6 +58,7 @@ _MEDIA: Final = _arrow.schema(
 )
 _RANK: Final = _arrow.field("rank", _arrow.int32())
 _LEADING_BITS: Final = 16
+_AS_TUPLE: Final = msgspec.structs.astuple
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ class Examples:
 
 
 class Part:
-    """What a range of rows brings; dealt out to buckets by the leading bits of the item key when it is packed."""
+    """What a range of rows brings; dealt out to buckets by the leading bits of the item key when packed."""
 
     def __init__(self, bits: int) -> None:
         self.num_examples = 0
@@ -133,17 +135,19 @@ class Part:
         items = [item for item in self._items if item.media]
         media = [medium for item in items for medium in item.media]
         keys = b"".join([item.key * len(item.media) for item in items])
+        columns: list[tuple[Any, ...]] = list(zip(*map(_AS_TUPLE, media), strict=True)) or [()] * 9
+        digests, kinds, extensions, sizes, widths, heights, durations, locations, _ = columns
         arrays = [
             _column(_MEDIA, "item_key", keys),
             _column(_MEDIA, "position", array("i", [n for item in items for n in range(len(item.media))])),
-            _texts([medium.sha256 for medium in media]),
-            _texts([medium.kind for medium in media]),
-            _texts([medium.extension for medium in media]),
-            _column(_MEDIA, "num_bytes", array("q", [medium.num_bytes for medium in media])),
-            _column(_MEDIA, "width_px", array("i", [medium.width_px for medium in media])),
-            _column(_MEDIA, "height_px", array("i", [medium.height_px for medium in media])),
-            _column(_MEDIA, "duration_s", array("d", [medium.duration_s for medium in media])),
-            _texts([medium.location for medium in media]),
+            _texts(digests),
+            _texts(kinds),
+            _texts(extensions),
+            _column(_MEDIA, "num_bytes", array("q", sizes)),
+            _column(_MEDIA, "width_px", array("i", widths)),
+            _column(_MEDIA, "height_px", array("i", heights)),
+            _column(_MEDIA, "duration_s", array("d", durations)),
+            _texts(locations),
         ]
         return _deal_out(arrays, _MEDIA, keys, self._bits)
 
@@ -158,7 +162,7 @@ class _Texts:
         self._pieces: list[bytes] = []
         self._lengths = array("i")
 
-    def add(self, texts: list[str]) -> None:
+    def add(self, texts: Sequence[str]) -> None:
         """Add texts."""
         joined = "".join(texts)
         if joined.isascii():
@@ -183,7 +187,7 @@ class _Texts:
         self._lengths.extend(map(len, texts))
 
 
-def _texts(values: list[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
+def _texts(values: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
     texts = _Texts()
     texts.add(values)
     return texts.column(_arrow.string())

@@ -30,6 +30,7 @@ from schemas.record import (
     Reject,
     count_chars,
     encode_conversation,
+    encode_conversations,
     end_example_id,
 )
 
@@ -145,7 +146,7 @@ class _RangeReader:
             return set()
         records = read_usual_rows(chunk.columns, self._layout.usual)
         kind, find_path, find_text = records.kind, self._items.find_path, self._items.find_text
-        conversations = list(map(encode_conversation, records.texts))
+        conversations = encode_conversations(records.turns)
         paths = zip(records.paths, conversations, strict=True)
         items = [find_path(kind, path) if path else find_text(text) for path, text in paths]
         if None in items:

@@ -72,12 +72,13 @@ class UsualDecoder:
             num_absent = types.count(msgspec.UnsetType)
             if num_absent:
                 column = [None if cell is msgspec.UNSET else cell for cell in column]
-            columns[name] = column
             num_strings += len(column) - num_absent
             if name == self._turns:
+                column = [list(map(_AS_TUPLE, turns)) if turns else None for turns in column]
                 num_strings += _STRINGS_OF_TURN * sum(map(len, filter(None, column)))
             else:
                 num_strings += _count_texts(types, num_absent)
+            columns[name] = column
         if 2 * num_strings != self._decoder.count_quotes(text):
             return []
         self._latest = rows, columns

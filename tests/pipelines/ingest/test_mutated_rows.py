@@ -1,5 +1,6 @@
 """Rows of every layout, mutated at random: each is written once, or rejected once and kept whole."""
 
+import gzip
 import json
 import math
 from collections import Counter
@@ -128,14 +129,16 @@ def test_read_is_written_plus_rejected_in_every_layout_of_text(layout, media, tm
     @given(
         rows=st.lists(textual[layout], min_size=1, max_size=15),
         range_bytes=st.sampled_from([1 << 25, 1]),
+        spelling=st.sampled_from(["list", "lines", "packed"]),
         deduplicate=st.booleans(),
     )
-    def check_rows(rows, range_bytes, deduplicate):
+    def check_rows(rows, range_bytes, spelling, deduplicate):
         in_ranges = partial(plan_ranges, range_bytes=range_bytes)
         monkeypatch.setattr("pipelines.ingest.inputs.plan_ranges", in_ranges)
         folder = tmp_path_factory.mktemp("mutated")
         raws = [json.dumps(mutate(*row)).encode() for row in rows]
-        (folder / "rows.json").write_bytes(b"[" + b", ".join(raws) + b"]")
+        text = b"\n".join(raws) if spelling == "lines" else b"[" + b", ".join(raws) + b"]"
+        (folder / "rows.json").write_bytes(gzip.compress(text) if spelling == "packed" else text)
         source = {"name": "s", "format": layout, "annotations": str(folder / "rows.json")}
         source |= {"media_root": str(media), "deduplicate": deduplicate}
         seen.update(check(build({"name": "m", "sources": [source]}, Recipe, "m"), folder, raws))
