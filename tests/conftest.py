@@ -8,8 +8,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["s3_lane"]
+# How long an example takes says how busy the machine is, and nothing else.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -33,6 +33,17 @@ class Squares:
 
 
 @dataclass(frozen=True)
+class SignedSquares:
+    """Squares, and the process that made each."""
+
+    pause_s: float
+
+    def build(self) -> Callable[[int], tuple[int, int]]:
+        square = Squares(self.pause_s).build()
+        return lambda unit: (os.getpid(), square(unit))
+
+
+@dataclass(frozen=True)
 class DiesAt:
     """Kills its own process at unit 3, as often as told."""
 

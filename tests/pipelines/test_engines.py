@@ -89,7 +89,7 @@ def test_a_unit_that_kills_twice_is_named(ray: Engine, tmp_path: Path) -> None:
 def test_poisonous_items_are_rejected_and_nothing_else_is_lost(ray: Engine) -> None:
     units = [Words(("a", "kill", "b")), Words(("loop",)), Words(("c", "exit", "d")), Words(("e",))]
     crash = RejectCode.WORKER_CRASH.value
-    found = run_in_order(ray, Upper(), units, "s", resources=Resources(unit_limit_s=2.0))
+    found = run_in_order(ray, Upper(), units, "s", resources=Resources(unit_limit_s=10.0))
     assert found == [["A", crash, "B"], [crash], ["C", crash, "D"], ["E"]]
 
 
