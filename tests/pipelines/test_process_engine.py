@@ -89,7 +89,7 @@ def test_children_work_with_one_thread_each(engine: ProcessesEngine) -> None:
 
 
 def test_killed_children_cost_repeats_only(engine: ProcessesEngine) -> None:
-    """After every 15 results a child dies: not the one that has just answered, if there is another at work."""
+    """After every 15 results a child dies: another one than has just answered, if there is one at work."""
     units, results, killed = list(range(100)), dict[int, int](), list[int]()
     seen: list[int] = []
     for unit, (child, result) in engine.run(SignedSquares(pause_s=0.01), units):
