@@ -6,7 +6,7 @@ SOURCES := schemas operators infra pipelines jobs tests
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-slow ceph machines lint format lock clean
+.PHONY: demo test test-slow ceph machines browser lint format lock clean
 
 demo: .venv/installed
 	$(BIN)/onetoken demo
@@ -24,6 +24,10 @@ ceph: .venv/installed
 # What the tests of lost machines need (Debian, root); they are skipped elsewhere, and say why.
 machines:
 	command -v ip > /dev/null || apt-get install --yes -qq --no-install-recommends iproute2 || true
+
+# What the tests of pages need (Debian, root); they are skipped elsewhere, and say why.
+browser:
+	command -v chromium > /dev/null || apt-get install --yes -qq --no-install-recommends chromium || true
 
 lint: .venv/installed
 	$(BIN)/ruff check .

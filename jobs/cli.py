@@ -31,6 +31,7 @@ def build_app() -> typer.Typer:
         generating,
         inspecting,
         planning,
+        reporting,
         retrying,
         training,
         upkeep,
@@ -45,7 +46,7 @@ def build_app() -> typer.Typer:
         help="Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models.",
     )
     for module in (
-        *(demo_command, planning, data, retrying, upkeep, auditing),
+        *(demo_command, planning, data, retrying, upkeep, auditing, reporting),
         *(training, generating, evaluating, inspecting, analyzing, bench_command),
     ):
         module.register(app)

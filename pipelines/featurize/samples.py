@@ -59,9 +59,17 @@ class SampleShard:
         Raises:
             CorruptError: when the shard is damaged.
         """
-        stored = msgspec.json.decode(self._read_member(f"{key}{_FACTS}"), type=StoredItem)
+        stored = msgspec.json.decode(self.read_description(key), type=StoredItem)
         names = [f"{key}.{index}.{medium.extension}" for index, medium in enumerate(stored.media)]
         return stored, [self._read_member(name) for name in names]
+
+    def read_description(self, key: str) -> bytes:
+        """`KEY.json`: what is known of an item, conversations too.
+
+        Raises:
+            CorruptError: when the shard is damaged.
+        """
+        return self._read_member(f"{key}{_FACTS}")
 
     def _read_member(self, name: str) -> bytes:
         member = self._members[name]

@@ -12,7 +12,7 @@ import yaml
 from small_job import QUESTION, SmallJob, run_onetoken, talk, write_picture, write_yaml
 
 STAGES = ("ingest", "shard", "featurize", "build")
-UPKEEP = ("verify", "diff", "gc")
+UPKEEP = ("verify", "diff", "gc", "report")
 VERBS = (*STAGES, *UPKEEP, "train", "generate", "inspect", "demo", "bench")
 FAILED, USAGE, OVER_BUDGET = 1, 2, 3
 
@@ -49,6 +49,7 @@ def required_arguments(verb: str) -> list[object]:
         "demo": [],
         "verify": ["--corpus", "corpus"],
         "gc": ["--corpus", "corpus"],
+        "report": ["--corpus", "corpus"],
         "diff": ["one", "other"],
     }
     return given.get(verb, ["r.yaml", "--corpus", "corpus"])
@@ -80,7 +81,7 @@ def test_a_wrong_flag_is_named(verb):
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "demo"])
 def test_a_missing_argument_is_named(verb):
-    refuse(USAGE, "Missing option '--corpus'" if verb in ("verify", "gc") else "Missing argument", verb)
+    refuse(USAGE, "Missing option '--corpus'" if verb in ("verify", "gc", "report") else "Missing argument", verb)
 
 
 @pytest.mark.parametrize("verb", STAGES)

@@ -18,7 +18,8 @@ SHIPPED = sorted((REPOSITORY / "jobs/recipes").glob("*.yaml"))
 GROUP = typer.main.get_group(build_app())
 VERBS = {
     *("demo", "plan", "ingest", "shard", "featurize", "build", "retry"),
-    *("verify", "audit", "diff", "gc", "train", "generate", "evaluate", "inspect", "analyze", "bench"),
+    *("verify", "audit", "diff", "report", "gc", "train", "generate", "evaluate"),
+    *("inspect", "analyze", "bench"),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from page_reading import read_page
 from PIL import Image, UnidentifiedImageError
 
 from infra.storage import open_storage
@@ -21,6 +22,7 @@ from pipelines.commit import load_manifest
 from pipelines.engine import SerialEngine
 from pipelines.ingest.flow import ingest
 from pipelines.ingest.tables import read_quarantine
+from pipelines.report.page import gather_report, render_page
 from schemas.corpus import Manifest
 from schemas.errors import RejectCode
 from schemas.recipe import Recipe, SourceConfig
@@ -186,6 +188,19 @@ def test_ingest_rejects_the_planted_rows_with_their_codes_and_no_others(
     }
     assert len(expected) > 10
     assert found == expected
+
+
+def test_the_report_shows_the_planted_rejects_by_code(demo_corpus: DemoCorpus, ingested: Path):
+    storage = open_storage(ingested)
+    report = gather_report(storage, load_manifest(storage))
+    planted = Counter(
+        (fault.source, str(fault.outcome))
+        for fault in demo_corpus.faults
+        if isinstance(fault.outcome, RejectCode)
+    )
+    assert {(group.source, group.code): group.count for group in report.rejects} == planted
+    shown = read_page(render_page(report)).text
+    assert all(f"{count} {code} of {source}" in shown for (source, code), count in planted.items())
 
 
 def test_ingest_counts_what_was_rendered(demo_corpus: DemoCorpus, ingested: Path):

@@ -1,0 +1,1 @@
+"""One page about a corpus, and its data card."""
