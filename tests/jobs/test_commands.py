@@ -81,7 +81,8 @@ def test_a_wrong_flag_is_named(verb):
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "demo"])
 def test_a_missing_argument_is_named(verb):
-    refuse(USAGE, "Missing option '--corpus'" if verb in ("verify", "gc", "report") else "Missing argument", verb)
+    needs_corpus = verb in ("verify", "gc", "report")
+    refuse(USAGE, "Missing option '--corpus'" if needs_corpus else "Missing argument", verb)
 
 
 @pytest.mark.parametrize("verb", STAGES)
