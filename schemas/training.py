@@ -6,12 +6,13 @@ cosine with 3 % warm-up. `run_fields` leaves out what decides no number (places,
 so that a run may be resumed elsewhere; everything else must be equal.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, model_validator
 
 from schemas.configuration import StrictModel
 from schemas.digest import digest_of
+from schemas.recipe import ByteSize
 
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -91,9 +92,23 @@ class DataConfig(StrictModel):
         return self
 
 
-class OptimizerConfig(StrictModel):
-    """AdamW and its schedule."""
+OptimizerKind = Literal["adamw", "adafactor", "adamw_8bit", "adamw_4bit"]
 
+
+class OptimizerConfig(StrictModel):
+    """Who moves the weights, and how fast.
+
+    - `adamw`: the paper's, two moments in float32.
+    - `adafactor`: without momentum; the state is two vectors a matrix.
+    - `adamw_8bit`, `adamw_4bit`: moments in 8 or 4 bits (the extra `torchao`).
+    """
+
+    kind: OptimizerKind = "adamw"
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """What the weights that train are kept in. bfloat16 is rounded stochastically."""
+    in_backward: bool = False
+    """For one GPU: each weight moves as soon as its gradient is whole, and the gradient is dropped. A step is
+    one micro-batch: the paper's 256 examples become the 16 to 32 that fit."""
     lr: Rate | None = None
     """Omitted: 1e-3 in stage 1, 1e-4 in stage 2."""
     projector_lr: Rate | None = None
@@ -103,9 +118,32 @@ class OptimizerConfig(StrictModel):
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: down to zero along a cosine, or flat."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """The gradient of a step is scaled down to this norm; null: never."""
+    """The gradient of a step is scaled down to this norm; null: never, as in the backward pass."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_norm_in_backward(cls, value: object) -> object:
+        """Without `max_grad_norm`, an optimizer that cannot know the norm clips by none."""
+        if not isinstance(value, dict):
+            return value
+        given = cast("dict[str, object]", value)
+        return {"max_grad_norm": None} | given if given.get("in_backward") is True else given
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "OptimizerConfig":
+        if self.in_backward and self.max_grad_norm is not None:
+            raise ValueError(
+                "in_backward knows no norm of all gradients before the weights move; leave max_grad_norm out"
+            )
+        if self.kind == "adamw" and (self.in_backward or self.weights == "bfloat16"):
+            raise ValueError(
+                "adamw keeps weights in float32 and all gradients; in_backward and weights: bfloat16 go with "
+                "kind: adafactor, adamw_8bit or adamw_4bit, which round stochastically"
+            )
+        return self
 
 
 class MemoryConfig(StrictModel):
@@ -115,6 +153,8 @@ class MemoryConfig(StrictModel):
     """Keep one hidden state per decoder layer and recompute the rest in the backward pass."""
     frames_per_chunk: Count | None = None
     """Frames that go through compressor and pre-fusion at once. Omitted: all."""
+    limit: ByteSize | None = None
+    """What a run may take, such as 30GiB; leave 1.5 GiB of a card to CUDA. Checked by `onetoken plan`."""
 
 
 class RunConfig(StrictModel):
@@ -131,7 +171,7 @@ class RunConfig(StrictModel):
     """Steps between lines of metrics.jsonl."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """What layers compute in. Weights that train stay in float32: small updates must not be rounded away."""
+    """What layers compute in. What the weights that train are kept in, `optimizer.weights` says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None
     """Threads of torch on the CPU. Omitted: as torch chooses."""
@@ -163,6 +203,18 @@ class TrainConfig(StrictModel):
     def _crops_are_for_stage_2(self) -> "TrainConfig":
         if self.stage == 1 and self.data.views == "all":
             raise ValueError("stage 1 looks at whole pictures; leave `data.views` out")
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> "TrainConfig":
+        if self.optimizer.in_backward and self.data.batch != self.data.micro_batch:
+            size = min(self.data.batch, max(self.data.micro_batch, 16))
+            raise ValueError(
+                "optimizer.in_backward moves the weights with every micro-batch and cannot accumulate; write "
+                f"data: {{batch: {size}, micro_batch: {size}}}"
+            )
+        if self.optimizer.weights == "bfloat16" and self.run.dtype != "bfloat16":
+            raise ValueError("optimizer.weights: bfloat16 goes with run.dtype: bfloat16")
         return self
 
     @property

@@ -18,7 +18,7 @@ from operators.prompt import Prompter
 from operators.tokenizer import Tokenizer
 from pipelines.train.checkpoint import Checkpoint, load_weights, open_checkpoint
 from pipelines.train.model import OneTokenModel, build_model
-from pipelines.train.precision import cast_weights, dtype_of
+from pipelines.train.precision import cast_weights, dtype_of, trained_dtype_of
 from pipelines.train.shape import ActivationPlan, ModelShape
 from schemas.errors import ConfigError, MismatchError
 from schemas.training import TrainConfig
@@ -141,13 +141,13 @@ def _put_together(
         checkpoint=config.memory.checkpoint_layers, frames_per_chunk=config.memory.frames_per_chunk
     )
     model = build_model(llm, shape, config.stage, seed=config.run.seed, plan=plan)
-    cast_weights(model, dtype_of(config.run))
+    cast_weights(model, dtype_of(config.run), trained_dtype_of(config))
     return Assembly(model, tokenizer, prompter)
 
 
 def _loading_dtype(config: TrainConfig) -> torch.dtype:
-    """Stage 2 trains the language model, in float32; stage 1 only reads it."""
-    return torch.float32 if config.stage == 2 else dtype_of(config.run)
+    """Stage 2 trains the language model; stage 1 only reads it."""
+    return trained_dtype_of(config) if config.stage == 2 else dtype_of(config.run)
 
 
 def _check_start(start: Checkpoint, config: TrainConfig, encoder_width: int) -> None:

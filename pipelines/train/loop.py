@@ -28,7 +28,7 @@ from pipelines.train.checkpoint import (
     write_checkpoint,
 )
 from pipelines.train.metrics import MetricsFile, StepReport
-from pipelines.train.optimizer import Optimizer
+from pipelines.train.optimizer import Optimizer, build_optimizer
 from pipelines.train.precision import choose_device, computing, dtype_of
 from schemas.checkpoint import RunIdentity
 from schemas.errors import DivergedError, WorkError
@@ -146,7 +146,7 @@ def _prepare(run: TrainingRun, resume_from: Checkpoint | None) -> tuple[Optimize
     if run.config.run.threads is not None:
         torch.set_num_threads(run.config.run.threads)
     run.assembly.model.to(choose_device(run.config.run)).train()
-    optimizer = Optimizer(run.assembly.model, run.config, run.num_steps)
+    optimizer = build_optimizer(run.assembly.model, run.config, run.num_steps)
     if resume_from is None:
         return optimizer, 0
     check_resumable(resume_from, run.config, run.identity)
@@ -164,12 +164,12 @@ def _take_step(
     if micro_batches is None or not any(micro_batches):
         raise WorkError(f"the order of examples ended after {step} of {run.num_steps} steps")
     torch.manual_seed(run.config.run.seed * 1_000_003 + step)  # pyright: ignore[reportUnknownMemberType]
+    optimizer.begin_step(step)
     gradients = accumulate_gradients(run.assembly, micro_batches, dtype_of(run.config.run))
-    grad_norm = optimizer.clip_gradients()
+    grad_norm = float(optimizer.end_step())
     if not math.isfinite(grad_norm):
         ids = ", ".join(example.example_id for examples in micro_batches for example in examples)
         raise DivergedError(f"the gradient of step {step + 1} is not finite, with examples {ids}; {_ADVICE}")
-    optimizer.take_step(step)
     return StepReport(
         step=step + 1,
         epoch=int(run.source.state_dict()["epoch"]),

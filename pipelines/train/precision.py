@@ -1,14 +1,15 @@
 """Where and in what numbers a run computes.
 
-bfloat16 is used through autocast, with the weights that train kept in float32: rounded to bfloat16, a
-weight would lose nine of ten updates at a rate of 1e-5. Frozen weights cost half.
+bfloat16 is used through autocast. Weights that train are kept in float32, or in bfloat16 by an optimizer that
+rounds stochastically: rounded to the nearest, a weight would lose nine of ten updates at a rate of 1e-5.
+Frozen weights cost half.
 """
 
 import torch
 from torch import nn
 
 from schemas.errors import ConfigError
-from schemas.training import RunConfig
+from schemas.training import RunConfig, TrainConfig
 
 
 def choose_device(run: RunConfig) -> torch.device:
@@ -29,11 +30,19 @@ def dtype_of(run: RunConfig) -> torch.dtype:
 
 
 def computing(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """A context in which layers compute in `dtype`, whatever their weights are kept in."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+    """A context in which layers compute in `dtype`, whatever their weights are kept in.
+
+    Casts are not kept: a copy of all weights would stand beside them until the backward pass.
+    """
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32, cache_enabled=False)
 
 
-def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Frozen weights to `dtype`, trainable ones to float32; ties between weights stay."""
+def trained_dtype_of(config: TrainConfig) -> torch.dtype:
+    """What the weights that train are kept in."""
+    return torch.bfloat16 if config.optimizer.weights == "bfloat16" else torch.float32
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype, trained: torch.dtype = torch.float32) -> None:
+    """Frozen weights to `dtype`, trainable ones to `trained`; ties between weights stay."""
     for weight in model.parameters():
-        weight.data = weight.data.to(torch.float32 if weight.requires_grad else dtype)
+        weight.data = weight.data.to(trained if weight.requires_grad else dtype)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny_training import WIDTH, save_language_model, tiny_config
 
+from pipelines.train.adamw import AdamW
 from pipelines.train.assembly import assemble
-from pipelines.train.optimizer import Optimizer, rate_factor
+from pipelines.train.schedule import rate_factor
 from schemas.errors import MismatchError
 from schemas.training import OptimizerConfig
 
@@ -50,7 +51,7 @@ def test_groups_move_at_their_own_rates_as_torch_would(llm: Path, tmp_path: Path
     }
     config = tiny_config(llm, tmp_path, optimizer=settings)
     ours, theirs = assemble(config, WIDTH).model, assemble(config, WIDTH).model
-    optimizer = Optimizer(ours, config, num_steps=5)
+    optimizer = AdamW(ours, config, num_steps=5)
     groups = [
         {
             "params": [weight for _, weight in group.parameters],
@@ -59,17 +60,16 @@ def test_groups_move_at_their_own_rates_as_torch_would(llm: Path, tmp_path: Path
         for group in theirs.parameter_groups()
     ]
     assert len(groups) == 2
-    reference = torch.optim.AdamW(groups, betas=(0.8, 0.9), weight_decay=0.1)
+    reference = torch.optim.AdamW(groups, betas=(0.8, 0.9), weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         reference, lambda step: rate_factor(step, 5, config.optimizer)
     )
     for step in range(3):
         for model in (ours, theirs):
             give_gradients([weight for weight in model.parameters() if weight.requires_grad], step)
-        norm = optimizer.clip_gradients()
-        assert norm > 0.5
+        optimizer.begin_step(step)
+        assert optimizer.end_step() > 0.5
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
-        optimizer.take_step(step)
         reference.step()
         schedule.step()
     trained = dict(theirs.named_parameters())
@@ -80,16 +80,26 @@ def test_groups_move_at_their_own_rates_as_torch_would(llm: Path, tmp_path: Path
 def test_without_a_limit_gradients_stay(llm: Path, tmp_path: Path) -> None:
     config = tiny_config(llm, tmp_path, optimizer={"max_grad_norm": None})
     model = assemble(config, WIDTH).model
-    optimizer = Optimizer(model, config, 1)
+    optimizer = AdamW(model, config, 1)
     weight = model.projector[0].weight
-    weight.grad = torch.full_like(weight, 1e6)
-    assert optimizer.clip_gradients() == pytest.approx(1e6 * math.sqrt(weight.numel()))
-    assert weight.grad.min() == 1e6
+    weight.grad = gradient = torch.full_like(weight, 1e6)
+    assert optimizer.end_step() == pytest.approx(1e6 * math.sqrt(weight.numel()))
+    assert gradient.min() == 1e6
+
+
+def test_a_gradient_that_is_no_number_moves_nothing(llm: Path, tmp_path: Path) -> None:
+    model = assemble(tiny_config(llm, tmp_path), WIDTH).model
+    optimizer = AdamW(model, tiny_config(llm, tmp_path), 1)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    give_gradients([weight for weight in model.parameters() if weight.requires_grad], 0)
+    model.projector[0].weight.grad.fill_(math.nan)
+    assert math.isnan(optimizer.end_step())
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
 
 
 def test_state_of_other_parameters_is_refused(llm: Path, tmp_path: Path) -> None:
     one = assemble(tiny_config(llm, tmp_path, stage=1), WIDTH).model
-    optimizer = Optimizer(one, tiny_config(llm, tmp_path, stage=1), 1)
+    optimizer = AdamW(one, tiny_config(llm, tmp_path, stage=1), 1)
     assert optimizer.state_tensors() == {}
     with pytest.raises(MismatchError, match=r"compressor.queries.exp_avg"):
         optimizer.load_state_tensors({"compressor.queries.exp_avg": torch.zeros(1, 16)})
