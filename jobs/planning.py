@@ -8,12 +8,15 @@ import yaml
 
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, read_configuration
-from schemas.errors import ConfigError
 from schemas.recipe import Recipe
+from schemas.training import TrainConfig
 
-HELP = "What a recipe will take: items, views, bytes by codec, hours, requests, and whether caching pays."
+HELP = (
+    "What a recipe will take: items, views, bytes by codec, hours, requests, and whether caching pays. Of a "
+    "training configuration: the memory that its run needs."
+)
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A recipe in YAML.", show_default=False)]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A recipe or training configuration in YAML.", show_default=False)]
 ClusterOption = Annotated[
     Path | None, typer.Option("--cluster", metavar="FILE", help="The machines, in YAML; by default one A100.")
 ]
@@ -25,6 +28,15 @@ CorpusOption = Annotated[
 ]
 PassesOption = Annotated[
     int, typer.Option("--passes", min=1, metavar="N", help="Over the data, that features will serve.")
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tokens",
+        metavar="N",
+        min=2,
+        help="Text tokens of a training example; by default the configuration's `data.max_tokens`.",
+    ),
 ]
 
 
@@ -38,13 +50,20 @@ def plan_command(
     cluster: ClusterOption = None,
     corpus: CorpusOption = None,
     passes: PassesOption = 3,
+    tokens: TokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
     from jobs.planning_recipe import plan_recipe
+    from jobs.planning_training import plan_training
 
     if not is_recipe(file):
-        raise ConfigError(f"{file} is no recipe: it names no `sources`")
+        config = read_configuration(file, TrainConfig)
+        with Reporter() as reporter:
+            reporter.say(f"taking one step of {config.model.llm} with tensors that hold nothing")
+            lines, values = plan_training(config, tokens)
+        print_result(lines, as_json, values)
+        return
     recipe = read_configuration(file, Recipe)
     with Reporter() as reporter:
         lines, values = plan_recipe(recipe, cluster, corpus, passes, reporter)

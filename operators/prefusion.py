@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from operators.causal import use_causal_kernel
 from schemas.errors import ConfigError
 
 PrefusionInit = Literal["zero", "copy", "random"]
@@ -66,6 +67,7 @@ class Prefusion(nn.Module):
             )
         decoder.embed_tokens = nn.Identity()
         decoder.norm = nn.Identity()
+        use_causal_kernel(decoder)
         self.decoder = decoder
         if init == "zero":
             zero_output_projections(self.layers)

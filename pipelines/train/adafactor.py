@@ -71,9 +71,7 @@ class Adafactor:
             num_steps: steps of this parameter, this one included.
         """
         self._update_moments(gradient, state, num_steps**-self.decay_power)
-        column_scales = (
-            state["column"].rsqrt().mul_(state["row"].mean().sqrt()) if "column" in state else None
-        )
+        column_scales = _column_scales(state)
         square = gradient.new_zeros((), dtype=torch.float32)
         for rows in self._blocks(weight):
             square += _scale(gradient, state, column_scales, rows).square_().sum()

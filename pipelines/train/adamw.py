@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipelines.train.model import OneTokenModel
 from pipelines.train.schedule import Rates
+from pipelines.train.sharding import cut_like, whole
 from schemas.errors import MismatchError
 from schemas.training import TrainConfig
 
@@ -76,7 +77,8 @@ class AdamW:
                     f"the optimizer's state holds {full_name} {tuple(value.shape)}, which does not train "
                     "here; resume with the configuration of the checkpoint"
                 )
-            self._adamw.state[weight][key] = value.to(weight.device)
+            cut = value.to(weight.device) if value.ndim < weight.ndim else cut_like(value, weight)
+            self._adamw.state[weight][key] = cut
 
     def _weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         for group in self._groups:
@@ -85,5 +87,5 @@ class AdamW:
 
 def clip_gradients(weights: Sequence[nn.Parameter], max_norm: float) -> tuple[Tensor, bool]:
     """Scale the gradients down to a norm; returns the norm before, and whether it is finite."""
-    norm = nn.utils.clip_grad_norm_(weights, max_norm)
+    norm = whole(nn.utils.clip_grad_norm_(weights, max_norm))
     return norm, math.isfinite(float(norm))

@@ -19,7 +19,7 @@ from operators.tokenizer import Tokenizer
 from pipelines.train.checkpoint import Checkpoint, load_weights, open_checkpoint
 from pipelines.train.model import OneTokenModel, build_model
 from pipelines.train.precision import cast_weights, dtype_of, trained_dtype_of
-from pipelines.train.shape import ActivationPlan, ModelShape
+from pipelines.train.shape import plan_of, shape_of
 from schemas.errors import ConfigError, MismatchError
 from schemas.training import TrainConfig
 
@@ -130,16 +130,7 @@ def _put_together(
             "the tokenizer of that model"
         )
     prompter = build_prompter(tokenizer, config.stage, config.model.template, config.data.max_tokens)
-    shape = ModelShape(
-        encoder_width=encoder_width,
-        grid=config.model.grid,
-        num_prefusion_layers=config.model.prefusion.layers,
-        prefusion_init=config.model.prefusion.init,
-        positions=config.model.positions,
-    )
-    plan = ActivationPlan(
-        checkpoint=config.memory.checkpoint_layers, frames_per_chunk=config.memory.frames_per_chunk
-    )
+    shape, plan = shape_of(config, encoder_width), plan_of(config)
     model = build_model(llm, shape, config.stage, seed=config.run.seed, plan=plan)
     cast_weights(model, dtype_of(config.run), trained_dtype_of(config))
     return Assembly(model, tokenizer, prompter)

@@ -26,9 +26,9 @@ import transformers
 import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from operators.tokenizer import Tokenizer
-from pipelines.train.model import OneTokenModel
 from pipelines.train.optimizer import Optimizer
 from pipelines.train.tensor_file import read_tensors, write_tensors
 from schemas.checkpoint import CheckpointState, RunIdentity
@@ -47,9 +47,12 @@ _FOLDER_NAME: Final = re.compile(r"step-(\d{6,})")
 class Snapshot:
     """A run between two steps: what a checkpoint holds."""
 
-    model: OneTokenModel
+    weights: dict[str, Tensor]
+    """As `unique_tensors` names them."""
+    moments: dict[str, Tensor]
+    """The optimizer's state."""
+    llm_config: PretrainedConfig
     tokenizer: Tokenizer
-    optimizer: Optimizer
     config: TrainConfig
     identity: RunIdentity
     step: int
@@ -65,15 +68,25 @@ class Checkpoint:
     config: TrainConfig
 
 
+def free_folder(out: Path, step: int) -> Path:
+    """Where the checkpoint of a step below `out` will be.
+
+    Raises:
+        ConflictError: the step has one already.
+    """
+    folder = out / f"step-{step:06d}"
+    if folder.exists():
+        raise ConflictError(f"{folder} exists; pass --resume to go on from it, or choose another `out`")
+    return folder
+
+
 def write_checkpoint(out: Path, snapshot: Snapshot) -> Path:
     """Write the folder of a step below `out`.
 
     Raises:
         ConflictError: the step has one already.
     """
-    folder = out / f"step-{snapshot.step:06d}"
-    if folder.exists():
-        raise ConflictError(f"{folder} exists; pass --resume to go on from it, or choose another `out`")
+    folder = free_folder(out, snapshot.step)
     partial = out / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -195,9 +208,9 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _write_contents(folder: Path, snapshot: Snapshot) -> None:
-    write_tensors(unique_tensors(snapshot.model), folder / _MODEL)
-    write_tensors(snapshot.optimizer.state_tensors(), folder / _OPTIMIZER)
-    snapshot.model.llm.config.save_pretrained(folder / "llm")  # pyright: ignore[reportUnknownMemberType]
+    write_tensors(snapshot.weights, folder / _MODEL)
+    write_tensors(snapshot.moments, folder / _OPTIMIZER)
+    snapshot.llm_config.save_pretrained(folder / "llm")  # pyright: ignore[reportUnknownMemberType]
     snapshot.tokenizer.backend.save_pretrained(folder / "tokenizer")  # pyright: ignore[reportUnknownMemberType]
     text = yaml.safe_dump(snapshot.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (folder / _CONFIG).write_text(text, "utf-8")

@@ -2,10 +2,11 @@
 
 The model gathers its input rows from one pool, [text | vision | zero], so that splicing is one indexed copy
 whatever the number of media in an example. All layouts are right-padded, which is why attention needs no
-mask. Cost: the token rows come to the CPU once a step when the batch stands on a device.
+mask. Laid out while the batch still stands on the CPU, a step waits for no device; what is laid out later
+costs a copy of the token rows back.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int64
@@ -24,11 +25,22 @@ class FusionLayout:
     kept: Int64[Tensor, " fused"]
     """Which entries of the flattened `places` are no padding."""
     frames_per_example: tuple[int, ...]
+    owners: Int64[Tensor, " frames"]
+    """The example of each frame, counted among those with media."""
 
     @property
     def targets(self) -> Int64[Tensor, " fused"]:
         """The places that receive fused tokens."""
         return self.places.flatten()[self.kept]
+
+    def to(self, device: torch.device) -> "FusionLayout":
+        """The same with its indexes on a device."""
+        return replace(
+            self,
+            places=self.places.to(device),
+            kept=self.kept.to(device),
+            owners=self.owners.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +54,35 @@ class SequenceLayout:
     """Entries of the flattened output that predict a learned token."""
     label_targets: Int64[Tensor, " labels"]
     label_examples: Int64[Tensor, " labels"]
+    labels_per_example: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "SequenceLayout":
+        """The same with its indexes on a device."""
+        return replace(
+            self,
+            sources=self.sources.to(device),
+            label_rows=self.label_rows.to(device),
+            label_targets=self.label_targets.to(device),
+            label_examples=self.label_examples.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLayout:
+    """Both layouts of a batch; without media nothing is fused."""
+
+    fusion: FusionLayout | None
+    sequence: SequenceLayout
+
+    def to(self, device: torch.device) -> "BatchLayout":
+        """The same with its indexes on a device."""
+        return BatchLayout(self.fusion and self.fusion.to(device), self.sequence.to(device))
+
+
+def plan_batch(batch: ModelBatch, tokens_per_frame: int, *, fuses: bool) -> BatchLayout:
+    """Lay out a batch whose frames become `tokens_per_frame` tokens, and `fuses` its instructions or not."""
+    fusion = plan_fusion(batch) if fuses and batch.frames_per_medium else None
+    return BatchLayout(fusion, plan_sequence(batch, tokens_per_frame))
 
 
 def plan_fusion(batch: ModelBatch) -> FusionLayout:
@@ -55,10 +96,12 @@ def plan_fusion(batch: ModelBatch) -> FusionLayout:
         if num_frames
     ]
     places = pad_sequence(rows, batch_first=True, padding_value=-1)
+    counts = tuple(num_frames for num_frames in frames if num_frames)
     return FusionLayout(
         places=places.clamp(min=0),
         kept=(places.flatten() >= 0).nonzero().flatten(),
-        frames_per_example=tuple(num_frames for num_frames in frames if num_frames),
+        frames_per_example=counts,
+        owners=torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
     )
 
 
@@ -109,4 +152,7 @@ def _with_labels(
         label_rows=examples * sources.shape[1] + rows,
         label_targets=labels[examples, rows + 1],
         label_examples=examples,
+        labels_per_example=tuple(
+            int(count) for count in torch.bincount(examples, minlength=sources.shape[0])
+        ),
     )

@@ -4,7 +4,8 @@ A step takes the examples of one global batch, in micro-batches that fit into me
 over the learned tokens of the whole batch, so how it is cut into micro-batches does not weigh examples;
 gradients are summed as they come. Everything that decides the next step is in a checkpoint or follows from
 the step's number: the rate, the random state (for backbones with dropout), the position in the order of
-examples. Leaves out: several GPUs; reading ahead, which is the source's work.
+examples. With several processes each runs this loop on its share of every step; the first one logs and saves.
+Leaves out: reading ahead, which is the source's work.
 """
 
 import math
@@ -16,25 +17,25 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from operators.batch import IGNORED_LABEL, ModelBatch, TrainingExample
-from operators.collate import collate_training
 from pipelines.train.assembly import Assembly
 from pipelines.train.checkpoint import (
     Checkpoint,
     Snapshot,
     check_resumable,
+    latest_checkpoint,
     load_optimizer,
-    remove_old_checkpoints,
-    write_checkpoint,
+    unique_tensors,
 )
+from pipelines.train.gradients import ADVICE, MicroBatches, accumulate_gradients
 from pipelines.train.metrics import MetricsFile, StepReport
 from pipelines.train.optimizer import Optimizer, build_optimizer
-from pipelines.train.precision import choose_device, computing, dtype_of
+from pipelines.train.precision import choose_device, dtype_of
+from pipelines.train.processes import ALONE, Processes
+from pipelines.train.saving import CheckpointWriter, copy_tensors
+from pipelines.train.sharding import shard_model
 from schemas.checkpoint import RunIdentity
 from schemas.errors import DivergedError, WorkError
 from schemas.training import TrainConfig
-
-MicroBatches = list[list[TrainingExample]]
 
 
 @runtime_checkable
@@ -63,15 +64,10 @@ class TrainingRun:
     source: StepSource
     identity: RunIdentity
     num_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepGradients:
-    """What one global batch gave; the gradients stand in the parameters."""
-
-    loss: float
-    num_labels: int
-    num_tokens: int
+    processes: Processes = ALONE
+    """Those that train together; each has a run of its own, with its share of the source."""
+    shall_stop: Callable[[], bool] = bool
+    """Asked after every step; once it is true, the run saves and ends."""
 
 
 def train(
@@ -92,60 +88,38 @@ def train(
     Raises:
         MismatchError: `resume_from` is of another run.
         ConflictError: `out` holds a checkpoint that this run would write.
+        ConfigError: the optimizer is for one process.
         DivergedError: a loss or a gradient is not finite.
         WorkError: the source ended early.
         SampleError: an example cannot be written; the planner should have left it out.
     """
     config, out = run.config, Path(run.config.out)
     optimizer, first = _prepare(run, resume_from)
-    metrics = MetricsFile(out / "metrics.jsonl", first)
+    metrics = MetricsFile(out / "metrics.jsonl", first) if run.processes.is_first else None
     steps = iter(run.source)
-    folder = out if resume_from is None else resume_from.folder
-    for step in range(first, run.num_steps):
-        report = _take_step(run, optimizer, steps, step)
-        if report.step % config.run.log_every == 0 or report.step == run.num_steps:
-            metrics.append(report)
-        if on_step is not None:
-            on_step(report)
-        if report.step % config.run.save_every == 0 or report.step == run.num_steps:
-            folder = _save(run, optimizer, report.step)
-    return folder
-
-
-def accumulate_gradients(
-    assembly: Assembly, micro_batches: MicroBatches, dtype: torch.dtype
-) -> StepGradients:
-    """Add the gradients of a global batch's mean loss to the parameters.
-
-    Raises:
-        DivergedError: the loss of a micro-batch is not finite.
-        SampleError: an example cannot be written.
-    """
-    model = assembly.model
-    device = model.token_embeddings.weight.device
-    batches = [collate_training(examples, assembly.prompter) for examples in micro_batches if examples]
-    num_labels = sum(_count_labels(batch) for batch in batches)
-    loss = 0.0
-    for batch in batches:
-        with computing(device, dtype):
-            share = model(batch.to(device)).total / num_labels
-        value = float(share.detach())
-        if not math.isfinite(value):
-            ids = ", ".join(batch.example_ids)
-            raise DivergedError(f"the loss of a batch is {value}, with examples {ids}; {_ADVICE}")
-        share.backward()
-        loss += value
-    return StepGradients(loss, num_labels, sum(int(batch.attention_mask.sum()) for batch in batches))
-
-
-_ADVICE = "lower `optimizer.lr`, or look at these with `onetoken inspect`"
+    with CheckpointWriter(out, config.run.keep_last) as writer:
+        for step in range(first, run.num_steps):
+            report = _take_step(run, optimizer, steps, step)
+            is_last = report.step == run.num_steps or _shall_stop(run)
+            if metrics and (is_last or report.step % config.run.log_every == 0):
+                metrics.append(report)
+            if on_step is not None:
+                on_step(report)
+            if is_last or report.step % config.run.save_every == 0:
+                _save(run, optimizer, report.step, writer)
+            if is_last:
+                break
+        written = writer.wait()
+    run.processes.wait()
+    return written or latest_checkpoint(out) or out
 
 
 def _prepare(run: TrainingRun, resume_from: Checkpoint | None) -> tuple[Optimizer, int]:
     """Put the model where it computes, and everything else where the checkpoint left it."""
     if run.config.run.threads is not None:
         torch.set_num_threads(run.config.run.threads)
-    run.assembly.model.to(choose_device(run.config.run)).train()
+    shard_model(run.assembly.model, run.config, run.processes, choose_device(run.config.run))
+    run.assembly.model.train()
     optimizer = build_optimizer(run.assembly.model, run.config, run.num_steps)
     if resume_from is None:
         return optimizer, 0
@@ -161,22 +135,22 @@ def _take_step(
     started_s = time.perf_counter()
     micro_batches = next(steps, None)
     waited_s = time.perf_counter() - started_s
-    if micro_batches is None or not any(micro_batches):
+    if micro_batches is None or (run.processes.is_alone and not any(micro_batches)):
         raise WorkError(f"the order of examples ended after {step} of {run.num_steps} steps")
     torch.manual_seed(run.config.run.seed * 1_000_003 + step)  # pyright: ignore[reportUnknownMemberType]
     optimizer.begin_step(step)
-    gradients = accumulate_gradients(run.assembly, micro_batches, dtype_of(run.config.run))
+    gradients = accumulate_gradients(run.assembly, micro_batches, dtype_of(run.config.run), run.processes)
     grad_norm = float(optimizer.end_step())
     if not math.isfinite(grad_norm):
         ids = ", ".join(example.example_id for examples in micro_batches for example in examples)
-        raise DivergedError(f"the gradient of step {step + 1} is not finite, with examples {ids}; {_ADVICE}")
+        raise DivergedError(f"the gradient of step {step + 1} is not finite, with examples {ids}; {ADVICE}")
     return StepReport(
         step=step + 1,
         epoch=int(run.source.state_dict()["epoch"]),
         loss=gradients.loss,
         grad_norm=grad_norm,
         rates=optimizer.rates_at(step),
-        num_examples=sum(map(len, micro_batches)),
+        num_examples=gradients.num_examples,
         num_tokens=gradients.num_tokens,
         num_labels=gradients.num_labels,
         step_s=time.perf_counter() - started_s,
@@ -184,22 +158,26 @@ def _take_step(
     )
 
 
-def _save(run: TrainingRun, optimizer: Optimizer, step: int) -> Path:
-    snapshot = Snapshot(
-        model=run.assembly.model,
-        tokenizer=run.assembly.tokenizer,
-        optimizer=optimizer,
-        config=run.config,
-        identity=run.identity,
-        step=step,
-        stream=dict(run.source.state_dict()),
-    )
-    out = Path(run.config.out)
-    folder = write_checkpoint(out, snapshot)
-    remove_old_checkpoints(out, run.config.run.keep_last)
-    return folder
+def _shall_stop(run: TrainingRun) -> bool:
+    """Whether any process was asked to stop: then all of them do, after the same step."""
+    return bool(run.processes.largest([float(run.shall_stop())])[0])
 
 
-def _count_labels(batch: ModelBatch) -> int:
-    """Tokens that are predicted: the first of a row never is."""
-    return int((batch.labels[:, 1:] != IGNORED_LABEL).sum())
+def _save(run: TrainingRun, optimizer: Optimizer, step: int, writer: CheckpointWriter) -> None:
+    """Copy what a checkpoint holds, and let it be written by the first process."""
+    model, is_first = run.assembly.model, run.processes.is_first
+    weights = copy_tensors(unique_tensors(model), keep=is_first)
+    moments = copy_tensors(optimizer.state_tensors(), keep=is_first)
+    if is_first:
+        writer.save(
+            Snapshot(
+                weights=weights,
+                moments=moments,
+                llm_config=model.llm.config,
+                tokenizer=run.assembly.tokenizer,
+                config=run.config,
+                identity=run.identity,
+                step=step,
+                stream=dict(run.source.state_dict()),
+            )
+        )

@@ -11,7 +11,7 @@ training. Rows are right-padded and causal, so no attention mask is ever given: 
 before it.
 """
 
-from typing import Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,14 +19,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from operators.batch import ModelBatch
+from operators.causal import use_causal_kernel
 from operators.compressor import Compressor
 from operators.prefusion import Prefusion
 from operators.projector import Projector
 from pipelines.train.fusion import FrameFusion, average_frames
-from pipelines.train.layout import SequenceLayout, plan_fusion, plan_sequence
+from pipelines.train.layout import BatchLayout, FusionLayout, SequenceLayout, plan_batch
 from pipelines.train.loss import token_losses
 from pipelines.train.recompute import recompute_layers
 from pipelines.train.shape import ActivationPlan, ModelShape, Stage
+
+LOGITS_PER_CHUNK: Final = 2**26
+"""Logits that exist at once; with their fp32 form and gradients 12 bytes each."""
 
 
 class LossSum(NamedTuple):
@@ -68,6 +72,7 @@ class OneTokenModel(nn.Module):
         super().__init__()
         self.shape, self.stage, self.plan = shape, stage, plan or ActivationPlan()
         self.train_embeddings = False
+        use_causal_kernel(llm)
         self.llm = llm
         embeddings = self.token_embeddings
         self.projector = Projector(shape.encoder_width, embeddings.embedding_dim)
@@ -85,10 +90,8 @@ class OneTokenModel(nn.Module):
         self._plan_recomputing()
 
     def _plan_recomputing(self) -> None:
-        """Recompute layer by layer; a chunk that is recomputed whole does without inside."""
-        decoders = [self.llm]
-        if self.prefusion is not None and self.plan.frames_per_chunk is None:
-            decoders.append(self.prefusion.decoder)
+        """Recompute layer by layer; chunks of frames are recomputed around that."""
+        decoders = [self.llm] if self.prefusion is None else [self.llm, self.prefusion.decoder]
         for decoder in decoders if self.plan.checkpoint else ():
             recompute_layers(decoder)
 
@@ -122,62 +125,97 @@ class OneTokenModel(nn.Module):
         groups = (ParameterGroup("projector", projector), ParameterGroup("rest", rest))
         return tuple(group for group in groups if group.parameters)
 
-    def forward(self, batch: ModelBatch) -> LossSum:
-        """The summed loss of a batch that stands on the model's device."""
-        rows, layout = self.splice(batch)
+    def lay_out(
+        self, batch: ModelBatch, frames: Float[Tensor, "frames views patches encoder_width"] | None
+    ) -> BatchLayout:
+        """Where the tokens of a batch with these frames go; cheapest while the batch stands on the CPU."""
+        if self.stage == 2:
+            return plan_batch(batch, self.shape.grid**2, fuses=self.prefusion is not None)
+        return plan_batch(batch, 0 if frames is None else frames.shape[2], fuses=False)
+
+    def count_passes(self, batch: ModelBatch) -> int:
+        """How often the vision modules run for a batch."""
+        num_frames = sum(batch.frames_per_medium)
+        size = self.plan.frames_per_chunk if self.stage == 2 else None
+        return min(num_frames, 1) if size is None else -(-num_frames // size)
+
+    def forward(
+        self, batch: ModelBatch, layout: BatchLayout | None = None, num_passes: int | None = None
+    ) -> LossSum:
+        """The summed loss of a batch that stands on the model's device.
+
+        Args:
+            batch: its examples.
+            layout: as `lay_out` gave it; omitted: laid out now.
+            num_passes: how often the vision modules run, at least as often as the batch needs; where several
+                processes compute together, all must run them alike. Omitted: as the batch needs.
+        """
+        rows, sequence = self.splice(batch, layout, num_passes)
         hidden = self.llm.base_model(inputs_embeds=rows, use_cache=False).last_hidden_state
-        device = hidden.device
         losses = token_losses(
             self.head,
-            hidden.flatten(0, 1)[layout.label_rows.to(device)],
-            layout.label_targets.to(device),
-            self.plan.loss_rows_per_chunk,
+            hidden.flatten(0, 1)[sequence.label_rows],
+            sequence.label_targets,
+            self.plan.loss_rows_per_chunk or max(1, LOGITS_PER_CHUNK // self.token_embeddings.num_embeddings),
         )
-        batch_size = len(layout.lengths)
-        example_totals = losses.new_zeros(batch_size).index_add(
-            0, layout.label_examples.to(device), losses.detach()
+        example_totals = losses.new_zeros(len(sequence.lengths)).index_add(
+            0, sequence.label_examples, losses.detach()
         )
-        example_labels = torch.bincount(layout.label_examples, minlength=batch_size)
-        return LossSum(
-            losses.sum(), losses.shape[0], example_totals, tuple(int(count) for count in example_labels)
-        )
+        return LossSum(losses.sum(), losses.shape[0], example_totals, sequence.labels_per_example)
 
-    def splice(self, batch: ModelBatch) -> SplicedRows:
+    def splice(
+        self, batch: ModelBatch, layout: BatchLayout | None = None, num_passes: int | None = None
+    ) -> SplicedRows:
         """The rows that the language model reads: vision tokens for media, fused text where marked."""
         text = self.embed(batch.token_ids).flatten(0, 1)
+        planned = (layout or self.lay_out(batch, batch.frames)).to(text.device)
         vision = text.new_zeros(0, 0, text.shape[1])
         if batch.frames is not None:
             frames = batch.frames.to(text.dtype)
             if self.compressor is None:
                 vision = self.projector(frames[:, -1])
             else:
-                fusion = FrameFusion(self.projector, self.compressor, self.prefusion)
-                vision, text = self._fuse(fusion, batch, frames, text)
-        layout = plan_sequence(batch, vision.shape[1])
+                vision, text = self._fuse(self._fusion(), planned.fusion, batch, frames, text)
+        num_idle = (num_passes or 0) - self.count_passes(batch)
+        if num_idle > 0:
+            text = text + self._run_idle(num_idle, text)
         pool = torch.cat([text, vision.flatten(0, 1), text.new_zeros(1, text.shape[1])])
-        return SplicedRows(pool[layout.sources.to(text.device)], layout)
+        return SplicedRows(pool[planned.sequence.sources], planned.sequence)
 
     def embed(self, token_ids: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """Token embeddings; the place of a medium gets those of token 0, which nothing reads."""
         embeddings: Tensor = self.token_embeddings(token_ids.clamp(min=0))
         return embeddings if self.train_embeddings else embeddings.detach()
 
+    def _fusion(self) -> FrameFusion:
+        if self.compressor is None:
+            raise AssertionError("stage 1 fuses nothing")
+        return FrameFusion(self.projector, self.compressor, self.prefusion)
+
+    def _run_idle(self, num_passes: int, text: Float[Tensor, "tokens width"]) -> Float[Tensor, ""]:
+        """Zero, through the vision modules: one view of one patch, `num_passes` times, times 0."""
+        view = text.new_zeros(1, 1, 1, self.shape.encoder_width)
+        if self.compressor is None:
+            return self.projector(view).sum() * 0
+        instruction = text.new_zeros(1, 1, text.shape[1])
+        idle = [self._fusion().fuse(view, instruction) for _ in range(num_passes)]
+        return torch.stack([part.compressed.sum() + part.instruction.sum() for part in idle]).sum() * 0
+
     def _fuse(
         self,
         fusion: FrameFusion,
+        layout: FusionLayout | None,
         batch: ModelBatch,
         frames: Float[Tensor, "frames views patches encoder_width"],
         text: Float[Tensor, "tokens width"],
     ) -> tuple[Float[Tensor, "frames queries width"], Float[Tensor, "tokens width"]]:
         """Compressed tokens of all frames, and the text with its instructions in their fused form."""
-        layout = plan_fusion(batch)
-        counts = layout.frames_per_example
-        rows = text[layout.places.to(text.device)]
-        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        fused = fusion.fuse_in_chunks(frames, rows[owners.to(text.device)], self.plan)
-        instruction = average_frames(fused.instruction, counts).flatten(0, 1)
-        kept = instruction[layout.kept.to(text.device)]
-        return fused.compressed, text.index_copy(0, layout.targets.to(text.device), kept)
+        if layout is None:
+            empty = text.new_zeros(frames.shape[0], 0, text.shape[1])
+            return fusion.fuse_in_chunks(frames, empty, self.plan).compressed, text
+        fused = fusion.fuse_in_chunks(frames, text[layout.places][layout.owners], self.plan)
+        instruction = average_frames(fused.instruction, layout.frames_per_example).flatten(0, 1)
+        return fused.compressed, text.index_copy(0, layout.targets, instruction[layout.kept])
 
 
 def _match_weights(module: nn.Module, like: Tensor) -> None:

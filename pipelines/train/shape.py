@@ -5,6 +5,7 @@ from typing import Literal
 
 from operators.positions import PositionMode
 from operators.prefusion import PrefusionInit
+from schemas.training import TrainConfig
 
 Stage = Literal[1, 2]
 """1 aligns the projector; 2 trains the one-token model."""
@@ -34,7 +35,26 @@ class ActivationPlan:
     frames_per_chunk: int | None = None
     """Frames that are fused at once; None: all.
 
-    With `checkpoint`, each chunk is recomputed whole: of a long video only its features are kept.
+    With `checkpoint`, each chunk is recomputed too, once more than its layers are: of a long video only its
+    features are kept.
     """
-    loss_rows_per_chunk: int = 2048
-    """Rows of logits that exist at once."""
+    loss_rows_per_chunk: int | None = None
+    """Rows of logits that exist at once; None: as many as make 2^26 logits."""
+
+
+def shape_of(config: TrainConfig, encoder_width: int) -> ModelShape:
+    """The model that a configuration asks for, over features of a width."""
+    return ModelShape(
+        encoder_width=encoder_width,
+        grid=config.model.grid,
+        num_prefusion_layers=config.model.prefusion.layers,
+        prefusion_init=config.model.prefusion.init,
+        positions=config.model.positions,
+    )
+
+
+def plan_of(config: TrainConfig) -> ActivationPlan:
+    """What a configuration has recomputed."""
+    return ActivationPlan(
+        checkpoint=config.memory.checkpoint_layers, frames_per_chunk=config.memory.frames_per_chunk
+    )

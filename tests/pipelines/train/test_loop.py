@@ -25,7 +25,8 @@ from operators.batch import MediumFeatures
 from operators.collate import collate_training
 from pipelines.train.assembly import assemble, restore
 from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
-from pipelines.train.loop import StepSource, TrainingRun, accumulate_gradients, train
+from pipelines.train.gradients import accumulate_gradients
+from pipelines.train.loop import StepSource, TrainingRun, train
 from pipelines.train.metrics import StepReport
 from pipelines.train.tensor_file import read_tensors
 from schemas.errors import DivergedError, WorkError

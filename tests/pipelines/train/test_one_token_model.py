@@ -247,8 +247,11 @@ def test_no_mask_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", record)
-    tiny_model()(tiny_batch(MIXED, padding=3))
-    assert seen == [(False, False)] + [(False, True)] * 4, "compressor, 2 pre-fusion layers, 2 layers"
+    batch = tiny_batch(MIXED, padding=3)
+    tiny_model()(batch)
+    num_frames = sum(batch.frames_per_medium)
+    expected = [(False, False)] * num_frames + [(False, True)] * 4
+    assert seen == expected, "the compressor frame by frame, 2 pre-fusion layers, 2 layers"
 
 
 def test_nothing_to_learn_is_a_zero_loss() -> None:

@@ -1,0 +1,82 @@
+"""The processes that train one model together: alone, under torchrun, or as workers of Ray Train.
+
+All of them run the same loop. They speak over NCCL between GPUs, over gloo between CPUs. Numbers that decide
+a step (how many tokens are learned, how often vision modules run, whether to stop) are agreed on before it,
+in one small exchange: what one process did differently would leave the others waiting for ever.
+"""
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, cast
+
+import torch
+import torch.distributed as dist
+
+PATIENCE: Final = timedelta(minutes=30)
+"""How long a process waits for the others before it gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Which of how many this process is, and what they tell each other."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks for all: it logs, and writes checkpoints."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no others."""
+        return self.world_size == 1
+
+    def add(self, values: Sequence[float | int]) -> list[float | int]:
+        """The sums over all processes, in float64."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def largest(self, values: Sequence[float | int]) -> list[float | int]:
+        """The largest of all processes, place by place."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def wait(self) -> None:
+        """Come back when all processes are here."""
+        self.add([0.0])
+
+    def _reduce(self, values: Sequence[float | int], operation: object) -> list[float | int]:
+        if self.is_alone:
+            return list(values)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        agreed = torch.tensor(values, dtype=torch.float64, device=device)
+        cast(Any, dist).all_reduce(agreed, op=operation)
+        return cast("list[float | int]", agreed.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+ALONE: Final = Processes()
+
+
+@contextmanager
+def join_processes(device_type: str) -> Generator[Processes]:
+    """Join those that torchrun or Ray Train started with this one; alone where nobody did.
+
+    A group that stands already is joined and left standing.
+    """
+    if dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size())
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,157 @@
+"""One, two and four processes train the same model; none waits for another for ever."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import WIDTH, save_language_model, tiny_config
+
+from pipelines.train.assembly import assemble
+from pipelines.train.processes import ALONE, Processes, join_processes
+from pipelines.train.sharding import shard_model
+from pipelines.train.tensor_file import read_tensors
+from schemas.errors import ConfigError
+
+HERE = Path(__file__).parent
+STEPS = 4
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def run_jobs(folder: Path, jobs: list[dict[str, object]]) -> None:
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    paths = [str(HERE), str(HERE.parent), str(HERE.parents[2])]
+    done = subprocess.run(
+        [sys.executable, str(HERE / "gloo_worlds.py"), str(path), str(free_port())],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def make_job(folder: Path, name: str, world: int, **changes: object) -> dict[str, object]:
+    job: dict[str, object] = {
+        "llm": str(folder / "llm"),
+        "out": str(folder / name),
+        "world": world,
+        "stage": 2,
+        "steps": STEPS,
+        "text_only": "some",
+        "resume": False,
+        "sections": {
+            "data": {"batch": 6, "micro_batch": 2},
+            "run": {"save_every": 2, "keep_last": None},
+            "memory": {"checkpoint_layers": True, "frames_per_chunk": 2},
+        },
+    }
+    return job | changes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on 1, 2 and 4 processes, with all of what they must not stumble over."""
+    folder = tmp_path_factory.mktemp("worlds")
+    save_language_model(folder / "llm")
+    whole = {"data": {"batch": 6, "micro_batch": 6}, "run": {"save_every": 2, "keep_last": None}}
+    jobs = [make_job(folder, f"world{world}", world) for world in (1, 2, 4)]
+    jobs.append(make_job(folder, "whole", 1, sections=whole))
+    for world in (1, 2):
+        jobs.append(make_job(folder, f"second{world}", world, text_only="second"))
+        jobs.append(make_job(folder, f"text{world}", world, text_only="all", steps=1))
+        jobs.append(make_job(folder, f"first{world}", world, stage=1, text_only="none", steps=2))
+    jobs.append(make_job(folder, "fewer", 4, steps=2))
+    jobs.append(make_job(folder, "fewer", 2, resume=True))
+    jobs.append(make_job(folder, "again", 2, steps=2))
+    jobs.append(make_job(folder, "again", 2, resume=True))
+    run_jobs(folder, jobs)
+    return folder
+
+
+def reports_of(folder: Path, name: str, world: int) -> list[list[float]]:
+    """What every process reported, which must be one and the same."""
+    reports = [
+        json.loads((folder / name / f"reports-{world}-{rank}.json").read_text()) for rank in range(world)
+    ]
+    assert all(report == reports[0] for report in reports)
+    return reports[0]
+
+
+def assert_close(folder: Path, one: str, other: str, step: int) -> None:
+    there, here = (
+        read_tensors(folder / name / f"step-{step:06d}/model.safetensors") for name in (one, other)
+    )
+    assert there.keys() == here.keys()
+    assert len(there) > 20
+    for name, weight in there.items():
+        torch.testing.assert_close(
+            here[name], weight, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: n + text
+        )
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_more_processes_train_the_same(folder: Path, world: int) -> None:
+    """Three micro-batches on two processes, and on four: somebody has none."""
+    alone, together = reports_of(folder, "world1", 1), reports_of(folder, f"world{world}", world)
+    assert len(alone) == STEPS
+    for one, other in zip(alone, together, strict=True):
+        assert other == pytest.approx(one, rel=2e-5)
+        assert other[2:] == one[2:]
+    assert_close(folder, "world1", f"world{world}", STEPS)
+
+
+def test_the_cut_into_micro_batches_does_not_matter(folder: Path) -> None:
+    whole, cut = reports_of(folder, "whole", 1), reports_of(folder, "world4", 4)
+    assert [one[0] for one in cut] == pytest.approx([one[0] for one in whole], rel=2e-5)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("second", STEPS), ("text", 1), ("first", 2)])
+def test_a_process_without_pictures_keeps_up(folder: Path, name: str, steps: int) -> None:
+    """One process has text only; nobody has a picture; in stage 1, one has no examples."""
+    one, two = reports_of(folder, f"{name}1", 1), reports_of(folder, f"{name}2", 2)
+    assert len(two) == steps
+    assert [report[0] for report in two] == pytest.approx([report[0] for report in one], rel=2e-5)
+    assert_close(folder, f"{name}1", f"{name}2", steps)
+
+
+def test_a_run_goes_on_with_fewer_processes(folder: Path) -> None:
+    resumed = reports_of(folder, "fewer", 2)
+    straight = reports_of(folder, "world4", 4)[2:]
+    assert len(resumed) == STEPS - 2
+    for one, other in zip(straight, resumed, strict=True):
+        assert other == pytest.approx(one, rel=2e-5)
+    assert_close(folder, "world4", "fewer", STEPS)
+
+
+def test_a_run_resumed_by_as_many_is_the_same_to_the_bit(folder: Path) -> None:
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        there, here = (read_tensors(folder / run / f"step-{STEPS:06d}" / name) for run in ("world2", "again"))
+        assert there.keys() == here.keys()
+        assert all(torch.equal(there[key], here[key]) for key in there)
+
+
+def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ALONE.add([1.5, 2.0]) == [1.5, 2.0]
+    assert ALONE.largest([3.0]) == [3.0]
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join_processes("cpu") as processes:
+        assert processes == ALONE
+
+
+def test_adafactor_is_for_one_process(tmp_path: Path) -> None:
+    llm = save_language_model(tmp_path / "llm")
+    config = tiny_config(llm, tmp_path, optimizer={"kind": "adafactor"})
+    with pytest.raises(ConfigError, match="2 processes train; write adamw"):
+        shard_model(assemble(config, WIDTH).model, config, Processes(0, 2), torch.device("cpu"))
