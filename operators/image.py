@@ -7,7 +7,8 @@ Pillow does the decoding. Around it stand the decisions that loaders usually lea
 - alpha is composited on a fixed colour: `convert("RGB")` alone would show what the author hid;
 - 16-bit grey is scaled to 8 bits (`convert` clips it); palettes and CMYK are converted, profiles ignored;
 - of animations, and of files that hold several pictures, the first is taken;
-- truncated files are refused, never filled with grey; pictures over the limits are refused undecoded.
+- truncated files are refused, never filled with grey; pictures over the limits are refused undecoded;
+- a PNG may carry texts and profiles of 64 MiB in all; Pillow's own limit of 1 MiB each costs sound pictures.
 
 `read_image_facts` parses headers only, but for PNG: its orientation may stand behind the pixels, so Pillow
 decodes those that have none before them. Other damage inside the compressed stream shows in `decode_image`
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from operators.image_damage import find_damaged_chunk, is_jpeg_short
 from operators.sniff import HEAD_BYTES, JPEG, PNG, TIFF, WEBP, MediumFormat, sniff_format
@@ -106,7 +107,7 @@ def _open_picture(data: bytes, policy: ImagePolicy) -> Generator[tuple[Image.Ima
     medium_format = _check_format(data)
     _check_complete(data, medium_format)
     try:
-        with warnings.catch_warnings():
+        with _long_texts(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_pillow_formats(medium_format)) as image:
@@ -117,6 +118,17 @@ def _open_picture(data: bytes, policy: ImagePolicy) -> Generator[tuple[Image.Ima
     except _PILLOW_ERRORS as error:
         message = f"{medium_format.extension} of {len(data)} bytes does not decode: {error}"
         raise SampleError(RejectCode.DAMAGED_IMAGE, message) from error
+
+
+@contextmanager
+def _long_texts() -> Generator[None]:
+    """Lets one text of a PNG take what all of its texts may."""
+    before = PngImagePlugin.MAX_TEXT_CHUNK
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+    try:
+        yield
+    finally:
+        PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def _check_format(data: bytes) -> MediumFormat:

@@ -57,6 +57,7 @@ class RejectCode(StrEnum):
     DECODER_CRASH = "decoder_crash"
     DECODER_OUT_OF_MEMORY = "decoder_out_of_memory"
     DUPLICATE_RECORD = "duplicate_record"
+    UNWANTED_MEDIUM = "unwanted_medium"
     NOT_FINITE = "not_finite"
     NOT_A_CAPTION = "not_a_caption"
     TOO_MANY_TOKENS = "too_many_tokens"

@@ -49,6 +49,7 @@ def _name_codec(value: object) -> object:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Format = Literal["llava", "video_chatgpt", "onevision", "llava_next", "sharegpt", "llava_yaml"]
 Pattern = Annotated[str, Field(min_length=1)]
 ByteSize = Annotated[int, BeforeValidator(_parse_size), Field(gt=0), PlainSerializer(lambda size: size)]
@@ -96,6 +97,9 @@ class SourceConfig(StrictModel):
     take: Annotated[str, AfterValidator(_check_take)] = "all"
     deduplicate: bool = False
     """True: a record identical to an earlier one of this source is rejected as duplicate_record."""
+    reject_media: tuple[Sha256, ...] = ()
+    """Media that are there and that nobody wants, such as the picture that a host sends for a dead link; a
+    record about one of them is rejected as unwanted_medium. The tables of media tell which are used often."""
     reject_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of records; over it the run ends with exit status 3."""
     counts: SourceCounts | None = None

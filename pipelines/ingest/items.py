@@ -58,6 +58,8 @@ class Answers:
     """Of the range among those that asked."""
     row_findings: Scattered | None = None
     """Of media that stand in the rows that are used."""
+    unwanted: frozenset[str] = frozenset()
+    """Digests of media that count as rejected, whatever was found."""
 
     def load(self, storage: Storage) -> dict[MediumReference, Finding]:
         """What was found, by reference."""
@@ -67,12 +69,19 @@ class Answers:
         for bucket, scattered in enumerate(self.findings):
             asked = unpack_references(read_blob(storage, self.references, bucket))
             answered = unpack_findings(read_blob(storage, scattered, self.place)) if asked else []
-            found.update(zip(asked, answered, strict=True))
+            found.update(zip(asked, map(self._refuse_unwanted, answered), strict=True))
         return found
 
     def load_rows(self, storage: Storage) -> list[list[Finding]]:
         """What was found in the rows that are used, in order."""
-        return unpack_row_findings(read_blob(storage, self.row_findings, 0)) if self.row_findings else []
+        rows = unpack_row_findings(read_blob(storage, self.row_findings, 0)) if self.row_findings else []
+        return [[self._refuse_unwanted(finding) for finding in row] for row in rows]
+
+    def _refuse_unwanted(self, finding: Finding) -> Finding:
+        if not self.unwanted or isinstance(finding, RejectedMedium) or finding.sha256 not in self.unwanted:
+            return finding
+        message = f"{finding.location!r} is {finding.sha256}, which the recipe lists under reject_media"
+        return RejectedMedium(RejectCode.UNWANTED_MEDIUM, message)
 
 
 class ItemFinder:

@@ -23,7 +23,7 @@ from pipelines.ingest.probe_cache import ProbeCache, drop_superseded, open_cache
 from pipelines.ingest.read import ReadResult, ReadUnit, ReadWorker
 from pipelines.ingest.scan import ScanWorker, choose_request_bits
 from pipelines.ingest.scanning import ScannedRange
-from pipelines.scatter import Scattered, scratch_folder
+from pipelines.scatter import scratch_folder
 from schemas.corpus import Manifest
 from schemas.recipe import Recipe
 
@@ -40,6 +40,11 @@ class IngestRun:
     scratch: str
     """Folder for scratch objects."""
     inputs: tuple[AnnotationInput, ...]
+
+    @property
+    def unwanted(self) -> dict[str, frozenset[str]]:
+        """By source, the digests of media that nobody wants."""
+        return {source.name: frozenset(source.reject_media) for source in self.recipe.sources}
 
     @property
     def deduplicated(self) -> frozenset[str]:
@@ -81,10 +86,17 @@ def probe_media(
     places = {one.unit.index: place for place, one in enumerate(asking)}
     rows = {unit.index: result.findings for unit, result in zip(embedded, in_rows, strict=True)}
     findings = tuple(one.findings for one in in_files)
+    unwanted = run.unwanted
     units = [
         ReadUnit(
             one.unit,
-            _answer(one, places.get(one.unit.index), findings, rows.get(one.unit.index)),
+            Answers(
+                references=one.result.references if one.unit.index in places else None,
+                findings=findings if one.unit.index in places else (),
+                place=places.get(one.unit.index, 0),
+                row_findings=rows.get(one.unit.index),
+                unwanted=unwanted[one.unit.input.source],
+            ),
             keeps_raw=one.unit.input.source in run.deduplicated,
         )
         for one in scanned
@@ -146,11 +158,3 @@ def _probe_files(
         cache=cache,
     )
     return run_in_order(run.engine, worker, range(num_buckets), "probe", run.progress)
-
-
-def _answer(
-    one: ScannedRange, place: int | None, findings: tuple[Scattered, ...], in_rows: Scattered | None
-) -> Answers:
-    if place is None:
-        return Answers(row_findings=in_rows)
-    return Answers(one.result.references, findings, place, in_rows)

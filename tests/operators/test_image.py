@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 from real_outcomes import BLACK, PICTURES
 
 from operators.image import ImagePolicy, decode_image, read_image_facts
@@ -252,3 +252,24 @@ def test_every_real_picture_decodes_or_is_rejected_for_the_right_reason(media_fo
     assert len(paths) > 80
     expected = {Path(name).name: outcome for name, outcome in PICTURES.items()}
     assert rejected == {name: code for name, code in expected.items() if isinstance(code, RejectCode)}
+
+
+@pytest.mark.parametrize("name", ["Comment", "icc_profile"])
+def test_a_long_text_costs_no_png(name):
+    data = encode(smooth_picture(9, 7), **long_text(name, 3 << 20))
+    assert read_image_facts(data)[1:] == (9, 7)
+    np.testing.assert_array_equal(np.asarray(decode_image(data)), np.asarray(smooth_picture(9, 7)))
+
+
+def test_texts_without_end_are_refused():
+    data = encode(smooth_picture(9, 7), **long_text("Comment", (64 << 20) + 1))
+    assert reject_code(decode_image, data) is RejectCode.DAMAGED_IMAGE
+
+
+def long_text(name, num_bytes):
+    """What makes Pillow write a packed text, or a colour profile, of so many bytes."""
+    if name == "icc_profile":
+        return {name: bytes(num_bytes)}
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text(name, "x" * num_bytes, zip=True)
+    return {"pnginfo": texts}

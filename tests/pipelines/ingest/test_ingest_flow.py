@@ -115,6 +115,26 @@ def test_media_are_what_the_files_hold(tiny_recipe, tiny_folder, storage):
     assert clip.facts.duration_s == pytest.approx(2.5)
 
 
+def test_records_about_unwanted_media_are_rejected(tiny_recipe, tiny_folder, storage, tmp_path):
+    placeholder = sha256_hex((tiny_folder / "media/pictures/0.jpg").read_bytes())
+    recipe = tiny_recipe
+    for index in (0, 2):  # one names it by a path, the other holds its bytes
+        recipe = change(recipe, index, reject_media=[placeholder])
+    before = ingest(tiny_recipe, LocalStorage(tmp_path / "before"), SerialEngine()).manifest
+    manifest = ingest(recipe, storage, SerialEngine()).manifest
+    (mix, qa, one), (mix_before, qa_before, one_before) = manifest.sources, before.sources
+    assert mix.rejects == mix_before.rejects | {"unwanted_medium": 4}
+    assert one.rejects == {"unwanted_medium": 1}
+    assert (mix.written, one.written) == (mix_before.written - 4, one_before.written - 1)
+    assert qa == qa_before
+    media = rows_of(storage, manifest.media, read_media)
+    assert manifest.num_media == before.num_media - 1 == len(media)
+    assert placeholder not in {row.facts.sha256 for row in media}
+    message = {reject.message for reject in rows_of(storage, manifest.quarantine, read_quarantine)
+               if reject.code == "unwanted_medium" and reject.source == "mix"}  # fmt: skip
+    assert message == {f"'pictures/0.jpg' is {placeholder}, which the recipe lists under reject_media"}
+
+
 def test_rejects_keep_where_they_stood_and_what_they_were(tiny_recipe, tiny_folder, storage):
     manifest = ingest(tiny_recipe, storage, SerialEngine()).manifest
     rejects = rows_of(storage, manifest.quarantine, read_quarantine)
