@@ -16,7 +16,10 @@ HELP = (
     "training configuration: the memory that its run needs."
 )
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A recipe or training configuration in YAML.", show_default=False)]
+FileArgument = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="A recipe or training configuration in YAML.", show_default=False),
+]
 ClusterOption = Annotated[
     Path | None, typer.Option("--cluster", metavar="FILE", help="The machines, in YAML; by default one A100.")
 ]
