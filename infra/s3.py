@@ -30,7 +30,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from infra.s3_client import TRIES, Client, connect, named_failures, pause, read_object, refusal_of
-from infra.storage import SeekableFile, StoredObject, checked_path
+from infra.storage import SeekableFile, Seen, StoredObject, checked_path, ignore
 from schemas.errors import (
     ConfigError,
     ConflictError,
@@ -78,6 +78,10 @@ class S3Storage:
         if len(data) != length:
             raise NotFoundError(f"{self._where(path)} ends before byte {offset + length}")
         return data
+
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen = ignore) -> None:
+        room[:] = self.read_range(path, offset, len(room))
+        seen(len(room))
 
     def put(self, path: str, file: SeekableFile) -> None:
         size = file.seek(0, os.SEEK_END)

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
@@ -29,10 +30,21 @@ from infra.space import named_full_disk
 from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
 COPY_BYTES = 1 << 20
+MAX_OPEN = 16
+SEEN_BYTES = 512 << 10
+"""Half of what a core's own cache holds: who looks at them at once finds them there."""
 _TEMPORARY = ".writing-"
 _FOLDER_TRIES = 20
 
 Opened = TypeVar("Opened")
+
+
+Seen = Callable[[int], None]
+"""Told how many bytes of a buffer are filled."""
+
+
+def ignore(_: int) -> None:
+    """Does nothing."""
 
 
 @runtime_checkable
@@ -81,6 +93,16 @@ class Storage(Protocol):
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`.
+
+        Raises:
+            NotFoundError: when the object is not there or ends before.
+        """
+        ...
+
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen = ignore) -> None:
+        """Fill a buffer with the bytes from `offset`: no copy is made where the system can read into it.
+
+        `seen` is told how many bytes are there whenever some more have come.
 
         Raises:
             NotFoundError: when the object is not there or ends before.
@@ -151,6 +173,7 @@ def open_storage(url: str | Path) -> Storage:
     return LocalStorage(root)
 
 
+@lru_cache(maxsize=1024)
 def checked_path(path: str, root: str) -> PurePosixPath:
     """A path that stays below a root, without empty and `.` parts.
 
@@ -163,11 +186,26 @@ def checked_path(path: str, root: str) -> PurePosixPath:
     return checked
 
 
+class _OpenFile:
+    """Is closed when nobody reads from it any more, so that one thread closes no file of another."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
 class LocalStorage:
     """A folder of a local or network file system with hard links and rename."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        self._kept_open: dict[str, _OpenFile] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_kept_open": {}}
 
     @property
     def url(self) -> str:
@@ -187,17 +225,22 @@ class LocalStorage:
             raise NotFoundError(f"{self.local_path(path)} is not there") from error
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        try:
-            descriptor = os.open(self.local_path(path), os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{self.local_path(path)} is not there") from error
-        try:
-            data = os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
+        opened = self._open(path)
+        data = os.pread(opened.descriptor, length, offset)
         if len(data) != length:
             raise NotFoundError(f"{self.local_path(path)} ends before byte {offset + length}")
         return data
+
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen = ignore) -> None:
+        done = 0
+        opened = self._keep_open(path)
+        while done < len(room):
+            piece = room[done:] if seen is ignore else room[done : done + SEEN_BYTES]
+            taken = os.preadv(opened.descriptor, [piece], offset + done)
+            if not taken:
+                raise NotFoundError(f"{self.local_path(path)} ends before byte {offset + len(room)}")
+            done += taken
+            seen(done)
 
     def put(self, path: str, file: SeekableFile) -> None:
         target = self.local_path(path)
@@ -291,6 +334,20 @@ class LocalStorage:
                 return os.fstat(newest.fileno()).st_mtime
         except OSError:  # who may not write cannot ask it
             return time.time()
+
+    def _open(self, path: str) -> "_OpenFile":
+        try:
+            return _OpenFile(self.local_path(path))
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{self.local_path(path)} is not there") from error
+
+    def _keep_open(self, path: str) -> "_OpenFile":
+        """Opening costs as much as reading 500 KB; an object that was swept away stays readable here."""
+        opened = self._kept_open.pop(path, None) or self._open(path)
+        self._kept_open[path] = opened
+        while len(self._kept_open) > MAX_OPEN:
+            self._kept_open.pop(next(iter(self._kept_open)), None)
+        return opened
 
     @contextlib.contextmanager
     def _temporary(self, target: Path) -> Generator[tuple[BinaryIO, Path]]:

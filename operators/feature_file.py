@@ -31,7 +31,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 import xxhash
@@ -64,8 +64,7 @@ class MediumShape:
         return self.num_frames * self.views_per_frame
 
 
-@dataclass(frozen=True, slots=True)
-class ViewEntry:
+class ViewEntry(NamedTuple):
     """Where a view's section stands in the file, and its checksum."""
 
     offset: int
@@ -200,12 +199,21 @@ def open_section(header: FeatureHeader, index: int, section: Buffer) -> ViewSect
     Raises:
         CorruptError: when they do not match length or checksum.
     """
+    payload = check_section(header, index, section)
+    class_row = tensor_from_bytes(memoryview(section)[: 2 * header.width], torch.float16)
+    return ViewSection(class_row, payload)
+
+
+def check_section(header: FeatureHeader, index: int, section: Buffer) -> memoryview:
+    """The encoded view in the bytes of its section, without the class row.
+
+    Raises:
+        CorruptError: when they do not match length or checksum.
+    """
     view = header.views[index]
     if len(section) != view.length or xxhash.xxh3_64_intdigest(section) != view.xxh3:
         raise CorruptError(f"view {index} of {len(header.views)} does not match its checksum")
-    data = memoryview(section)
-    class_bytes = 2 * header.width
-    return ViewSection(tensor_from_bytes(data[:class_bytes], torch.float16), data[class_bytes:])
+    return memoryview(section)[2 * header.width :]
 
 
 def _align(position: int) -> int:

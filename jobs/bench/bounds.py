@@ -66,6 +66,12 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
         "video_vs_pyav": at_least(0.95, "bare PyAV decode of the same clip"),
         "long_clip_peak_mib": at_most(300, "30 minutes of 1080p"),
     },
+    "read": {
+        "vs_cat": at_least(0.85, "cat of the same tars, page cache warm, CPU time"),
+        "vs_cat_checksum": at_least(0.6, "the same, every header and view checked"),
+        "vs_webdataset": at_least(5.0, "stock webdataset into the same memory, neither side checks"),
+        "one_of_five_bytes": at_most(0.25, "bytes read for all five views"),
+    },
     "shard": {
         "serial_vs_tar_sha256": at_least(0.6, "GNU tar and sha256sum of the same pictures, CPU time"),
         "ray2_vs_processes2": at_least(0.85, "two child processes; warm workers, Ray's start excluded"),

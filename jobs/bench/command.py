@@ -19,6 +19,7 @@ class BenchName(StrEnum):
     CODEC = "codec"
     INGEST = "ingest"
     MEDIA = "media"
+    READ = "read"
     SHARD = "shard"
 
 

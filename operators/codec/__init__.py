@@ -97,6 +97,7 @@ def decode_views(
 
 __all__ = [
     "CODECS",
+    "CPU",
     "ENTRY_POINTS",
     "Buffer",
     "Codec",

@@ -5,11 +5,12 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from infra.storage import LocalStorage, Storage, open_storage
+from infra.storage import MAX_OPEN, LocalStorage, Storage, open_storage
 from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
 NUM_CREATORS = 8
@@ -59,6 +60,48 @@ def test_a_range_past_the_end_is_an_error_and_not_short(storage: Storage, offset
     storage.put("a", io.BytesIO(b"0123"))
     with pytest.raises(NotFoundError, match="/a ends before"):
         storage.read_range("a", offset, length)
+
+
+def test_a_range_is_read_into_a_buffer_and_nothing_beside_it(storage: Storage) -> None:
+    storage.put("a/b", io.BytesIO(b"0123456789"))
+    room = bytearray(b"........")
+    storage.read_into("a/b", 3, memoryview(room)[2:6])
+    assert room == b"..3456.."
+    storage.read_into("a/b", 10, memoryview(room)[:0])
+    with pytest.raises(NotFoundError, match="ends before byte 12"):
+        storage.read_into("a/b", 8, memoryview(room)[:4])
+    with pytest.raises(NotFoundError, match="is not there"):
+        storage.read_into("a/c", 0, memoryview(room))
+
+
+def test_a_reader_is_told_what_is_there_in_pieces(storage: Storage) -> None:
+    data = bytes(range(256)) * 5000
+    storage.put("a", io.BytesIO(data))
+    room = bytearray(len(data) - 3)
+    told: list[int] = []
+    storage.read_into("a", 3, memoryview(room), lambda n: (told.append(n), None)[1])
+    assert room == data[3:]
+    assert told == sorted(told)
+    assert told[-1] == len(room)
+
+
+def test_many_threads_read_more_objects_than_stay_open(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    for number in range(3 * MAX_OPEN):
+        storage.put(f"{number}", io.BytesIO(f"{number:08}".encode()))
+
+    def read(number: int) -> bool:
+        room = bytearray(8)
+        storage.read_into(f"{number % (3 * MAX_OPEN)}", 0, memoryview(room))
+        return room == f"{number % (3 * MAX_OPEN):08}".encode()
+
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(3000)))
+    assert len(os.listdir("/proc/self/fd")) <= before + MAX_OPEN
+    assert read(5)
+    again = pickle.loads(pickle.dumps(storage))
+    assert again.read_range("7", 0, 8) == b"00000007"
 
 
 @pytest.mark.parametrize("path", ["", ".", "/etc/passwd", "../x", "a/../../x"])

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tiny_corpus import TinyCorpus, build_corpus
 
 from infra.storage import LocalStorage
-from operators.feature_file import MediumShape
+from operators.feature_file import MediumShape, read_header
+from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.selection import choose_views, select_frames
-from schemas.errors import CorruptError, MismatchError, NotFoundError
+from schemas.errors import CorruptError, MismatchError, NotFoundError, WorkError
 from schemas.record import Modality
 from schemas.training import FramesConfig
 
@@ -61,6 +62,48 @@ def test_every_item_comes_back(corpus: TinyCorpus) -> None:
         assert reader.find_shard(item.key) == item.shard
         num_checked += 1
     assert num_checked == 40
+
+
+def test_a_batch_of_whole_items_is_what_each_is_alone(corpus: TinyCorpus) -> None:
+    reader = open_reader(corpus)
+    room = ItemRoom(200_000)
+    items = [item for item in corpus.items if item.modality is not Modality.TEXT]
+    for size in (1, 3, 8):
+        for start in range(0, len(items), size):
+            wanted = [(item.shard, item.key) for item in items[start : start + size]]
+            batch = reader.read_batch(wanted, room)
+            for features, (shard, key) in zip(batch, wanted, strict=True):
+                alone = reader.read_item(key, shard=shard)
+                assert [one.patches.shape for one in features] == [one.patches.shape for one in alone]
+                assert all(torch.equal(a.patches, b.patches) for a, b in zip(features, alone, strict=True))
+
+
+def test_a_batch_is_read_into_the_room_that_is_there(corpus: TinyCorpus) -> None:
+    reader = open_reader(corpus)
+    room = ItemRoom(200_000)
+    items = [item for item in corpus.items if item.modality is Modality.IMAGE][:4]
+    fetched = reader.fetch([(item.shard, item.key) for item in items], room)
+    for item, one in zip(items, fetched, strict=True):
+        assert bytes(one) in corpus.tar_path(item.shard).read_bytes()
+        assert read_header(one).media == item.media
+    again = reader.fetch([(items[3].shard, items[3].key)], room)
+    assert again[0].obj is fetched[0].obj
+    assert bytes(fetched[0]) == bytes(again[0])
+    with pytest.raises(WorkError, match="of room"):
+        reader.fetch([(items[0].shard, items[0].key)] * 9, ItemRoom(1000))
+
+
+def test_damage_in_a_batch_is_named(copied: TinyCorpus) -> None:
+    items = [item for item in copied.items if item.modality is Modality.IMAGE][:3]
+    reader, bad = open_reader(copied), items[1]
+    (fetched,) = reader.fetch([(bad.shard, bad.key)], ItemRoom(200_000))
+    path = copied.tar_path(bad.shard)
+    data = bytearray(path.read_bytes())
+    data[data.index(fetched) + len(fetched) - 1] ^= 1
+    path.write_bytes(data)
+    wanted = [(item.shard, item.key) for item in items]
+    with pytest.raises(CorruptError, match=f"shard {bad.shard}, item {bad.key}: view 4 of 5"):
+        open_reader(copied).read_batch(wanted, ItemRoom(200_000))
 
 
 def test_the_whole_picture_alone(corpus: TinyCorpus) -> None:

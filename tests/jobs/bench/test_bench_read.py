@@ -1,0 +1,61 @@
+"""The benchmark of reading on a few items: every key, and sides that read the same bytes."""
+
+import pytest
+
+from infra.storage import LocalStorage
+from jobs.bench.bounds import BOUNDS
+from jobs.bench.feature_corpus import write_feature_corpus
+from jobs.bench.read import measure, read_by_rival, read_items
+from pipelines.stream.item_room import ItemRoom
+from pipelines.stream.reader import FeatureReader
+from schemas.errors import CorruptError, WorkError
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_feature_corpus(tmp_path_factory.mktemp("read"), num_shards=2, items_per_shard=2)
+
+
+def test_every_key_is_measured_and_one_view_is_a_fifth(tmp_path):
+    measured = measure(tmp_path, lambda words: None, scale=0.01)
+    assert measured.ratios.keys() == BOUNDS["read"].keys()
+    assert all(value > 0 for value in measured.ratios.values())
+    assert measured.ratios["one_of_five_bytes"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_both_sides_leave_the_same_bytes_in_the_room(corpus):
+    reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
+    found = []
+    for read in (
+        lambda room: read_items(reader, [corpus.keys], room, is_checked=False),
+        lambda room: read_items(reader, [corpus.keys], room, is_checked=True),
+        lambda room: read_by_rival(corpus.list_tars(), [corpus.keys], room),
+    ):
+        room = ItemRoom(16 << 20)
+        room.take(16 << 20)[:] = bytes(16 << 20)
+        read(room)
+        room.clear()
+        found.append(bytes(room.take(16 << 20)))
+    assert found[0] == found[1] == found[2]
+    assert any(found[0][-8 << 20 :])
+
+
+def test_a_rival_that_gives_other_items_is_no_rival(corpus):
+    with pytest.raises(WorkError, match="other items"):
+        read_by_rival(corpus.list_tars()[:1], [corpus.keys], ItemRoom(16 << 20))
+
+
+def test_the_checked_side_checks(corpus, tmp_path):
+    shard, key = corpus.keys[0]
+    entry = corpus.manifest.features[corpus.spec].shards[0].tar
+    data = bytearray(corpus.storage.read_bytes(entry.path))
+    data[len(data) // 4] ^= 1
+    broken = LocalStorage(tmp_path)
+    for path in corpus.storage.list("features"):
+        target = broken.local_path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data if path == entry.path else corpus.storage.read_bytes(path))
+    reader = FeatureReader(broken, corpus.manifest, corpus.spec)
+    assert read_items(reader, [corpus.keys], ItemRoom(16 << 20), is_checked=False) == len(corpus.keys)
+    with pytest.raises(CorruptError, match=f"shard {shard}, item {key}"):
+        read_items(reader, [corpus.keys], ItemRoom(16 << 20), is_checked=True)
