@@ -1,6 +1,7 @@
 """`onetoken ingest | shard | featurize | build`: from annotations and media to cached features."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import typer
 
@@ -9,6 +10,7 @@ from jobs.auditing import audit_demanded
 from jobs.console import Reporter, print_result
 from jobs.options import (
     CorpusOption,
+    DecodersOption,
     EngineName,
     EngineOption,
     EventsOption,
@@ -16,6 +18,7 @@ from jobs.options import (
     RayAddressOption,
     RecipeArgument,
     RereadOption,
+    ReuseOption,
     WorkersOption,
     open_engine,
     open_observer,
@@ -49,6 +52,17 @@ HELP = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class EncodingOptions:
+    """How featurize goes about it."""
+
+    reuse: Storage | None = None
+    num_decoders: int | None = None
+
+
+BY_DEFAULT = EncodingOptions()
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
     for stage in STAGES:
@@ -64,12 +78,17 @@ def _command_of(stages: Sequence[str]) -> Callable[..., None]:
         workers: WorkersOption = None,
         ray_address: RayAddressOption = None,
         reread: RereadOption = False,
+        reuse: ReuseOption = None,
+        decoders: DecodersOption = None,
         events: EventsOption = None,
         as_json: JsonOption = False,
     ) -> None:
         if reread and "ingest" not in stages:
             raise ConfigError("--reread goes with ingest and build: no other command looks for media")
+        if (reuse or decoders) and "featurize" not in stages:
+            raise ConfigError("--reuse and --decoders go with featurize and build: no other command encodes")
         checked = read_configuration(recipe, Recipe)
+        encoding = EncodingOptions(open_storage(reuse) if reuse else None, decoders)
         throughput = Throughput()
         with (
             Reporter() as reporter,
@@ -77,7 +96,7 @@ def _command_of(stages: Sequence[str]) -> Callable[..., None]:
             open_engine(engine, ray_address, workers, observe_all(log, throughput)) as opened,
         ):
             storage = open_storage(corpus)
-            lines, values, status = run_stages(stages, checked, storage, opened, reporter, reread)
+            lines, values, status = run_stages(stages, checked, storage, opened, reporter, reread, encoding)
         lines += throughput.as_lines()
         print_result(lines, as_json, values | {"throughput": throughput.as_values()})
         if status:
@@ -93,6 +112,7 @@ def run_stages(
     engine: Engine,
     reporter: Reporter,
     reread: bool = False,
+    encoding: EncodingOptions = BY_DEFAULT,
 ) -> tuple[list[str], dict[str, object], int]:
     """Run some of ingest, shard, featurize; return words, plain values and an exit status.
 
@@ -123,7 +143,9 @@ def run_stages(
         else:
             from pipelines.featurize.flow import featurize
 
-            digest, manifest = featurize(recipe, storage, engine, reporter)
+            digest, manifest = featurize(
+                recipe, storage, engine, reporter, encoding.num_decoders, encoding.reuse
+            )
             lines += feature_lines(digest, manifest.features[digest])
             values |= feature_values(digest, manifest.features[digest])
             if recipe.audit:

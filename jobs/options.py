@@ -45,6 +45,25 @@ WorkersOption = Annotated[
 RereadOption = Annotated[
     bool, typer.Option("--reread", help="Read all media again, also files that look unchanged.")
 ]
+ReuseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reuse",
+        metavar="URL",
+        help="Copy features of the same media and spec from this corpus; encode the rest.",
+        show_default=False,
+    ),
+]
+DecodersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--decoders",
+        metavar="N",
+        min=1,
+        help="Processes that decode media for each encoder; by default 1, and 8 on a GPU.",
+        show_default=False,
+    ),
+]
 EventsOption = Annotated[
     Path | None,
     typer.Option(

@@ -23,8 +23,9 @@ class Throughput:
         """Take up what counts."""
         match event:
             case Counted():
-                found = {"items": event.num_items, "views": event.num_views, "bytes": event.num_bytes}
-                self._counts[event.stage].update(found | {"found": event.num_found})
+                written = {"items": event.num_items, "views": event.num_views, "bytes": event.num_bytes}
+                found = {"found": event.num_found, "reused": event.num_views_reused}
+                self._counts[event.stage].update(written | found)
             case EncoderUsed():
                 before = self._used.get(event.stage)
                 self._used[event.stage] = _add(before, event) if before else event
@@ -46,6 +47,8 @@ class Throughput:
         values = {"seconds": round(seconds, 3), "shards_found": counts["found"]}
         for name in ("items", "views", "bytes"):
             values |= {name: counts[name], f"{name}_per_s": round(counts[name] / max(seconds, 1e-9), 1)}
+        if stage == "featurize":
+            values["views_reused"] = counts["reused"]
         if used := self._used.get(stage):
             values |= {
                 "encoder_busy": round(used.busy_s / used.seconds, 4),
@@ -61,6 +64,7 @@ class Throughput:
             rates.append(f"{counts['views'] / seconds:,.1f} views/s")
         rates.append(f"{in_mebibytes(round(counts['bytes'] / seconds))}/s")
         found = f"; {counts['found']} shards were there" if counts["found"] else ""
+        found += f"; {counts['reused']} of the views were there" if counts["reused"] else ""
         if used := self._describe(stage) if stage in self._used else None:
             found += (
                 f"; encoder busy {used['encoder_busy']:.0%}, waited for views {used['encoder_waited']:.0%}; "

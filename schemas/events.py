@@ -64,6 +64,8 @@ class Counted:
     num_bytes: int = 0
     num_found: int = 0
     """Units that an earlier run had committed; their items are not counted."""
+    num_views_reused: int = 0
+    """Of the views: features were there already, in another shard or corpus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from infra.storage import Storage
 from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import Engine, Progress, Resources, no_progress, run_as_finished
 from pipelines.featurize.attention import pack_attention
+from pipelines.featurize.reuse import Donor, find_own_donor
 from pipelines.featurize.spec import open_encoder
 from pipelines.featurize.statistics import put_spec, settle_spec
 from pipelines.featurize.units import FeatureUnits
@@ -34,15 +35,18 @@ def featurize(
     engine: Engine,
     progress: Progress = no_progress,
     num_decoders: int | None = None,
+    reuse: Storage | None = None,
 ) -> tuple[str, Manifest]:
     """Encode the media of a sharded corpus; return the short digest of the spec and the new manifest.
 
+    Features that the corpus had before, or `reuse` has, of the same media under the same spec are copied.
     `num_decoders` processes decode for each encoder; by default one on a CPU, `DECODERS_PER_GPU` on a GPU.
 
     Raises:
         NotFoundError: when there is no corpus, or no encoder of that name.
         ConfigError: when the encoder has no class token, or no layer behind the chosen one.
-        MismatchError: when the corpus was made by another recipe, or has no sample shards yet.
+        MismatchError: when the corpus was made by another recipe, or has no sample shards yet; when `reuse`
+            holds features of another spec, naming every field that differs.
     """
     manifest = load_manifest(storage)
     if manifest.ingest_digest != recipe.ingest_digest or not manifest.shards:
@@ -51,14 +55,17 @@ def featurize(
             "run `onetoken ingest` and `onetoken shard` with it first"
         )
     opened = open_encoder(recipe.encoder)
-    spec = settle_spec(recipe, storage, engine, progress, manifest, opened)
+    spec = settle_spec(recipe, storage, engine, progress, manifest, opened, reuse)
     features = _find_features(storage, manifest, spec)
     if features is None:
         attention = pack_attention(opened.encoder.last_layer_attention_weights())
         features = _describe_cache(storage, manifest, spec, attention)
         if num_decoders is None:
             num_decoders = DECODERS_PER_GPU if engine.has_gpu else 1
-        worker = EncodeWorker(storage, recipe, spec, tables_of(manifest), num_decoders)
+        donors = find_own_donor(storage, spec)
+        if reuse:
+            donors.append(Donor(reuse, load_manifest(reuse).digest))
+        worker = EncodeWorker(storage, recipe, spec, tables_of(manifest), num_decoders, tuple(donors))
         features = _encode(worker, engine, progress, manifest, features)
     named = features.model_copy(update={"encoder": recipe.encoder.model})
     extended = manifest.model_copy(update={"features": manifest.features | {spec.short_digest: named}})

@@ -36,8 +36,8 @@ class StoredItem(msgspec.Struct, frozen=True):
     media: list[StoredMedium]
 
 
-class SampleShard:
-    """A sample shard whose index was read."""
+class IndexedShard:
+    """A shard whose index was read; members can be read from any thread."""
 
     def __init__(self, storage: Storage, shard: ShardEntry) -> None:
         """Read the index.
@@ -53,15 +53,31 @@ class SampleShard:
         """Keys of the items, in order."""
         return [name.removesuffix(_FACTS) for name in self._members if name.endswith(_FACTS)]
 
-    def read_item(self, key: str) -> tuple[StoredItem, list[bytes]]:
-        """An item with the bytes of its media; from any thread.
+    def holds(self, name: str) -> bool:
+        """Whether there is a member of this name."""
+        return name in self._members
+
+    def read_member(self, name: str) -> bytes:
+        """The bytes of a member.
+
+        Raises:
+            CorruptError: when they are not those that were written.
+        """
+        member = self._members[name]
+        data = self._storage.read_range(self._path, member.offset, member.size)
+        return check_member(member, data, f"{self._storage.url}/{self._path}")
+
+
+class SampleShard(IndexedShard):
+    """Items of a sample shard."""
+
+    def read_facts(self, key: str) -> StoredItem:
+        """An item without its media.
 
         Raises:
             CorruptError: when the shard is damaged.
         """
-        stored = msgspec.json.decode(self.read_description(key), type=StoredItem)
-        names = [f"{key}.{index}.{medium.extension}" for index, medium in enumerate(stored.media)]
-        return stored, [self._read_member(name) for name in names]
+        return msgspec.json.decode(self.read_description(key), type=StoredItem)
 
     def read_description(self, key: str) -> bytes:
         """`KEY.json`: what is known of an item, conversations too.
@@ -69,12 +85,17 @@ class SampleShard:
         Raises:
             CorruptError: when the shard is damaged.
         """
-        return self._read_member(f"{key}{_FACTS}")
+        return self.read_member(f"{key}{_FACTS}")
 
-    def _read_member(self, name: str) -> bytes:
-        member = self._members[name]
-        data = self._storage.read_range(self._path, member.offset, member.size)
-        return check_member(member, data, f"{self._storage.url}/{self._path}")
+    def read_item(self, key: str) -> tuple[StoredItem, list[bytes]]:
+        """An item with the bytes of its media.
+
+        Raises:
+            CorruptError: when the shard is damaged.
+        """
+        stored = self.read_facts(key)
+        names = [f"{key}.{index}.{medium.extension}" for index, medium in enumerate(stored.media)]
+        return stored, [self.read_member(name) for name in names]
 
 
 def read_sample_items(

@@ -28,6 +28,7 @@ from operators.codec import find_kind
 from operators.codec.robust import measure_channels
 from pipelines.commit import FIRST_WINS, commit, find_commit, parse_stored, read_object
 from pipelines.engine import Engine, Progress, Resources, run_in_order
+from pipelines.featurize.reuse import find_spec, read_spec, without_statistics
 from pipelines.featurize.samples import read_sample_items
 from pipelines.featurize.single import MediumEncoder
 from pipelines.featurize.spec import OpenedEncoder, describe_spec
@@ -36,7 +37,7 @@ from pipelines.shard.items import ItemTables
 from pipelines.shard.tables import tables_of
 from schemas.corpus import CommitRecord, Manifest, ObjectEntry, ShardEntry
 from schemas.digest import canonical_json, digest_of, sha256_hex
-from schemas.errors import SampleError, WorkError
+from schemas.errors import MismatchError, SampleError, WorkError
 from schemas.feature import ChannelStatistics, FeatureSpec
 from schemas.recipe import Recipe, ViewsConfig
 from schemas.record import MediumKind, Modality
@@ -73,32 +74,54 @@ def settle_spec(
     progress: Progress,
     manifest: Manifest,
     opened: OpenedEncoder,
+    reuse: Storage | None = None,
 ) -> FeatureSpec:
     """The spec of a recipe in a corpus, with the statistics that its codec needs.
 
+    Statistics of a corpus whose features shall be reused are taken over.
+
     Raises:
         ConfigError: when there is no such codec, or it has no quality step.
+        MismatchError: when `reuse` holds no features of this spec.
         WorkError: when no view of the corpus can be encoded.
     """
     plain = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened)
+    wanted = find_spec(reuse, plain) if reuse else None
     if not find_kind(plain.codec.name).needs_statistics:
         return plain
-    for features in manifest.features.values():
-        settled = _read_spec(storage, features.spec)
-        if _without_statistics(settled) == plain:
-            return settled
-    fingerprint = digest_of(["feature-spec", plain.digest])
-    record = find_commit(storage, UNIT, fingerprint)
-    if record is None:
+    settled = _find_settled(storage, manifest, plain)
+    if settled and wanted and settled != wanted:
+        differences = "; ".join(settled.list_differences(wanted))
+        raise MismatchError(
+            f"{storage.url} has statistics of its own, features cannot be reused: {differences}"
+        )
+    if settled:
+        return settled
+    if wanted:
+        entry = put_spec(storage, wanted)
+    else:
         unit = _plan_unit(manifest, choose_views(storage, manifest, recipe.views))
         worker = StatisticsWorker(storage, recipe, plain)
         resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
         (statistics,) = run_in_order(engine, worker, [unit], "statistics", progress, resources)
         codec = plain.codec.model_copy(update={"statistics": statistics})
         entry = put_spec(storage, plain.model_copy(update={"codec": codec}))
-        record = CommitRecord(unit=UNIT, fingerprint=fingerprint, objects=[entry])
-        record = commit(storage, record, when_beaten=FIRST_WINS)
-    return _read_spec(storage, record.objects[0])
+    record = CommitRecord(unit=UNIT, fingerprint=_fingerprint(plain), objects=[entry])
+    return _parse_spec(storage, commit(storage, record, when_beaten=FIRST_WINS).objects[0])
+
+
+def _find_settled(storage: Storage, manifest: Manifest, plain: FeatureSpec) -> FeatureSpec | None:
+    """The spec that this corpus went on with before."""
+    for features in manifest.features.values():
+        settled = read_spec(storage, features)
+        if without_statistics(settled) == plain:
+            return settled
+    record = find_commit(storage, UNIT, _fingerprint(plain))
+    return _parse_spec(storage, record.objects[0]) if record else None
+
+
+def _fingerprint(plain: FeatureSpec) -> str:
+    return digest_of(["feature-spec", plain.digest])
 
 
 def put_spec(storage: Storage, spec: FeatureSpec) -> ObjectEntry:
@@ -193,9 +216,5 @@ def _plan_unit(manifest: Manifest, chosen: Sequence[ChosenView]) -> StatisticsUn
     return StatisticsUnit(tuple((manifest.shards[place], tuple(views)) for place, views in by_leaf.items()))
 
 
-def _read_spec(storage: Storage, entry: ObjectEntry) -> FeatureSpec:
+def _parse_spec(storage: Storage, entry: ObjectEntry) -> FeatureSpec:
     return parse_stored(read_object(storage, entry), FeatureSpec, f"{storage.url}/{entry.path}")
-
-
-def _without_statistics(spec: FeatureSpec) -> FeatureSpec:
-    return spec.model_copy(update={"codec": spec.codec.model_copy(update={"statistics": None})})

@@ -4,6 +4,7 @@
     KEY.json       key, modality, media facts; of clips also frame times and what was damaged or left out
 
 No conversation is here: a feature shard is a function of (media, spec), so mending a text never touches it.
+Features that are there already are copied, see `pipelines.featurize.reuse`; only what is missing is encoded.
 Items whose media do not decode are rejects of the spec, named in the commit record; the others go on.
 
 Media are decoded in other processes, ahead of the encoder: one that breaks its process is a reject like
@@ -11,10 +12,12 @@ others. Torch runs on one thread meanwhile: sums must not depend on how many cor
 """
 
 import contextlib
+import heapq
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -25,20 +28,19 @@ from infra.storage import Storage
 from infra.tar import pack_index, write_shard
 from operators.codec import Codec, open_codec
 from operators.feature_file import MediumShape, pack_features
-from operators.render import RenderedMedium
 from operators.video import VideoReport
 from pipelines.commit import FIRST_WINS, commit, find_commit, put_file, put_object
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.decode.pool import DecoderPool
 from pipelines.featurize.batches import EncodedItem
 from pipelines.featurize.encoding import ItemEncoder, RenderedItem, Stopwatch
+from pipelines.featurize.reuse import Donor, PackedItem, StoredFeatures, count_clips, describe_item
 from pipelines.featurize.samples import SampleShard
 from pipelines.featurize.spec import check_same_spec, describe_spec, open_encoder, render_policy
 from pipelines.featurize.units import FeatureUnit, fingerprint_features
 from pipelines.shard.done import LeafDone
 from pipelines.shard.tables import LeafReader, Tables
 from schemas.corpus import CommitRecord, FeatureReject
-from schemas.digest import canonical_json
 from schemas.errors import FatalError, RejectCode, SampleError
 from schemas.feature import FeatureSpec
 from schemas.recipe import Recipe
@@ -46,6 +48,7 @@ from schemas.recipe import Recipe
 COUNTED: Final[tuple[str, ...]] = ("items", "views", "thinned_clips", "damaged_clips")
 """What a commit record tells the number of."""
 
+_REUSED: Final = "reused"
 _KILLED: Final = SampleError(RejectCode.WORKER_CRASH, "it killed the processes that were to encode it")
 
 
@@ -59,6 +62,8 @@ class EncodeWorker:
     tables: Tables
     num_decoders: int = 1
     """Processes that decode media for one encoder."""
+    donors: tuple[Donor, ...] = ()
+    """Caches of the same spec to copy features from, the first that has them."""
 
     def build(self) -> Callable[[FeatureUnit], LeafDone]:
         """See `Worker.build`.
@@ -77,7 +82,8 @@ class EncodeWorker:
         items = ItemEncoder(opened.encoder, opened.processor, pool, recipe.encoder.batch_size)
         reader = LeafReader(self.storage, self.tables)
         codec = open_codec(self.spec.codec)
-        return _ShardEncoder(self.storage, recipe, self.spec, reader, items, codec).encode_unit
+        stored = [StoredFeatures(donor, self.spec) for donor in self.donors]
+        return _ShardEncoder(self.storage, recipe, self.spec, reader, items, codec, stored).encode_unit
 
     def divide(self, unit: FeatureUnit) -> Sequence[FeatureUnit]:
         """See `Divisible.divide`."""
@@ -97,6 +103,7 @@ class _ShardEncoder:
     tables: LeafReader
     items: ItemEncoder
     codec: Codec
+    stored: Sequence[StoredFeatures]
 
     def encode_unit(self, unit: FeatureUnit) -> LeafDone:
         """Encode a leaf; or try one item of it, for which the record is empty and stands nowhere."""
@@ -109,14 +116,18 @@ class _ShardEncoder:
         fingerprint = fingerprint_features(self.tables, unit.leaf, self.spec)
         if found := find_commit(self.storage, unit.name, fingerprint):
             return LeafDone(found, is_new=False)
-        record = self._encode_shard(unit, fingerprint, stopwatch)
-        return LeafDone(record, used=stopwatch.read(self.items.pool.num_decoders))
+        counts: Counter[str] = Counter(dict.fromkeys((*COUNTED, _REUSED), 0))
+        record = self._encode_shard(unit, fingerprint, counts, stopwatch)
+        return LeafDone(
+            record, num_views_reused=counts[_REUSED], used=stopwatch.read(self.items.pool.num_decoders)
+        )
 
-    def _encode_shard(self, unit: FeatureUnit, fingerprint: str, stopwatch: Stopwatch) -> CommitRecord:
+    def _encode_shard(
+        self, unit: FeatureUnit, fingerprint: str, counts: Counter[str], stopwatch: Stopwatch
+    ) -> CommitRecord:
         """Encode the items of a leaf, write their shard and commit it."""
         rejects: list[FeatureReject] = []
         folder = f"features/{self.spec.short_digest}"
-        counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         with one_thread(), temporary_file() as file:
             written = write_shard(self._members(unit, rejects, counts, stopwatch), file)
             tar = put_file(self.storage, folder, unit.leaf.name, "tar", file, written.sha256, counts["items"])
@@ -132,7 +143,7 @@ class _ShardEncoder:
             unit=unit.name,
             fingerprint=fingerprint,
             objects=[tar, index],
-            counts=counts,
+            counts={name: counts[name] for name in COUNTED},
             rejects=sorted(rejects, key=lambda reject: reject.key),
             environment=self._describe_environment(),
         )
@@ -145,19 +156,47 @@ class _ShardEncoder:
         keys = shard.list_keys() if unit.only_key is None else [unit.only_key]
         killers = set(unit.killers)
         rejects += [_reject(key, _KILLED) for key in keys if key in killers]
-        harmless = [key for key in keys if key not in killers]
-        with self.items.encode(shard, harmless, rejects, stopwatch) as items:
-            for item in items:
-                try:
-                    packed = self._pack(item)
-                except SampleError as error:
-                    rejects.append(_reject(item.owner.stored.key, error))
-                    continue
+        donors = {} if unit.only_key else self._find_donors(shard, keys, unit)
+        missing = [key for key in keys if key not in killers and key not in donors]
+        with self.items.encode(shard, missing, rejects, stopwatch) as items:
+            encoded = self._pack_items(items, rejects)
+            reused = ((key, donor.read(shard.read_facts(key))) for key, donor in donors.items())
+            for key, item in heapq.merge(encoded, reused, key=itemgetter(0)):
+                counts.update(item.counts)
                 counts["items"] += 1
-                counts["views"] += len(item.patches)
-                counts.update(_count_clips(item.owner.media))
-                yield f"{item.owner.stored.key}.feat.bin", packed
-                yield f"{item.owner.stored.key}.json", describe_item(item.owner)
+                counts["views"] += item.num_views
+                counts[_REUSED] += item.num_views if key in donors else 0
+                yield f"{key}.feat.bin", item.packed
+                yield f"{key}.json", item.facts
+
+    def _find_donors(
+        self, shard: SampleShard, keys: Sequence[str], unit: FeatureUnit
+    ) -> dict[str, StoredFeatures]:
+        """Of the items whose features are there already, in order, where that is."""
+        donors: dict[str, StoredFeatures] = {}
+        for key in keys:
+            holding = (one for one in self.stored if one.holds(shard, key, unit.leaf.modality))
+            if key not in unit.killers and (donor := next(holding, None)):
+                donors[key] = donor
+        return donors
+
+    def _pack_items(
+        self, items: Iterator[EncodedItem[RenderedItem]], rejects: list[FeatureReject]
+    ) -> Iterator[tuple[str, PackedItem]]:
+        for item in items:
+            key = item.owner.stored.key
+            try:
+                packed = self._pack(item)
+            except SampleError as error:
+                rejects.append(_reject(key, error))
+                continue
+            facts = describe_media(item.owner)
+            yield (
+                key,
+                PackedItem(
+                    packed, describe_item(item.owner.stored, facts), len(item.patches), count_clips(facts)
+                ),
+            )
 
     def _pack(self, item: EncodedItem[RenderedItem]) -> bytes:
         class_rows = item.class_rows.to("cpu", torch.float16)
@@ -179,15 +218,15 @@ class _ShardEncoder:
         return {"device": name, "torch": torch.__version__, "batch_size": batch_size}
 
 
-def describe_item(item: RenderedItem) -> bytes:
-    """What stands in `KEY.json` of a feature shard: canonical, no conversation."""
+def describe_media(item: RenderedItem) -> list[dict[str, object]]:
+    """What is told of each medium of an item beside its features."""
     media: list[dict[str, object]] = []
     for stored, rendered in zip(item.stored.media, item.media, strict=True):
         facts: dict[str, object] = msgspec.to_builtins(stored)
         if rendered.report is not None:
             facts |= describe_clip(rendered.frame_times_s, rendered.report)
         media.append(facts)
-    return canonical_json({"key": item.stored.key, "modality": item.stored.modality, "media": media})
+    return media
 
 
 def describe_clip(frame_times_s: Sequence[float], report: VideoReport) -> dict[str, object]:
@@ -199,15 +238,6 @@ def describe_clip(frame_times_s: Sequence[float], report: VideoReport) -> dict[s
         "num_damaged_packets": report.num_damaged,
         "num_concealed_views": report.num_concealed,
         "num_frames_left_out": report.num_left_out,
-    }
-
-
-def _count_clips(media: Sequence[RenderedMedium]) -> dict[str, int]:
-    """What the totals tell of clips."""
-    reports = [medium.report for medium in media if medium.report is not None]
-    return {
-        "thinned_clips": sum(report.num_left_out > 0 for report in reports),
-        "damaged_clips": sum(report.num_damaged > 0 for report in reports),
     }
 
 

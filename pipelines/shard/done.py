@@ -17,6 +17,8 @@ class LeafDone:
     record: CommitRecord
     is_new: bool = True
     """Not so: an earlier run had committed the same already."""
+    num_views_reused: int = 0
+    """Of feature shards that are new."""
     used: EncoderUsed | None = None
     """Of feature shards that are new."""
 
@@ -44,6 +46,7 @@ def list_events(stage: str, done: LeafDone) -> Iterator[Event]:
         num_items=record.counts["items"],
         num_views=record.counts.get("views", 0),
         num_bytes=sum(entry.num_bytes for entry in record.objects),
+        num_views_reused=done.num_views_reused,
     )
     for code, number in sorted(Counter(reject.code for reject in record.rejects).items()):
         yield Rejected(stage=stage, code=code, number=number)

@@ -87,6 +87,21 @@ def test_a_checkpoint_of_other_features_is_refused(small_job, tmp_path):
     assert "codec.name is int8 here and fp16 wanted" in refused.said
 
 
+def test_features_of_another_corpus_are_copied_by_command(small_job, tmp_path, outcomes):
+    there = tmp_path / "there"
+    options = ("--corpus", there, "--reuse", small_job.corpus, "--json")
+    built = run_onetoken("build", small_job.recipe, *options)
+    assert built.status == 0, built.err
+    features = outcomes["featurize"].values
+    assert {name: built.values[name] for name in ("spec", "views", "feature_bytes")} == {
+        name: features[name] for name in ("spec", "views", "feature_bytes")
+    }
+    assert built.values["throughput"]["featurize"]["views_reused"] == features["views"]
+    refused = run_onetoken("ingest", small_job.recipe, *options)
+    assert refused.status == 2
+    assert "--reuse and --decoders go with featurize and build" in refused.said
+
+
 def test_a_recipe_that_demands_it_ends_featurize_with_an_audit(small_job, tmp_path, outcomes):
     corpus = tmp_path / "corpus"
     shutil.copytree(small_job.corpus, corpus)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from encodable_inputs import SIZE_PX, make_clip, make_pictures, make_recipe
+from encodable_inputs import SIZE_PX, make_clip, make_pictures, make_recipe, recipe_values
 from PIL import Image, ImageOps
 from transformers import CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -22,8 +22,10 @@ from pipelines.featurize.attention import pack_attention, read_attention
 from pipelines.featurize.flow import featurize
 from pipelines.featurize.single import MediumEncoder
 from pipelines.stream.reader import FeatureReader
+from schemas.configuration import build
 from schemas.digest import sha256_hex
 from schemas.errors import ConfigError, CorruptError
+from schemas.recipe import Recipe
 from schemas.record import MediumKind
 
 BATCH_SIZE = 4
@@ -161,6 +163,23 @@ def test_the_reader_gives_frames_and_views_in_order(featurized, expected):
         frames, views = medium.patches.shape[:2]
         assert (frames, views) == ((3, 1) if len(rows) == 3 else (1, 5))
         assert torch.equal(medium.patches.flatten(0, 1), rows[:, 1:].half())
+
+
+@pytest.mark.parametrize(("batch_size", "num_threads", "num_decoders"), [(1, 2, 1), (3, 1, 2), (8, 2, 2)])
+def test_batches_threads_and_decoders_change_no_byte(
+    inputs, featurized, new_corpus, batch_size, num_threads, num_decoders
+):
+    there = new_corpus("there")
+    values = recipe_values(inputs)
+    values["encoder"]["batch_size"] = batch_size
+    torch.set_num_threads(num_threads)
+    try:
+        found = featurize(build(values, Recipe, "tiny"), there, SerialEngine(), num_decoders=num_decoders)
+    finally:
+        torch.set_num_threads(1)
+    assert found == featurized[1:]
+    for path in featurized[0].list(f"features/{featurized[1]}"):
+        assert there.read_bytes(path) == featurized[0].read_bytes(path), path
 
 
 @pytest.mark.parametrize("codec", ["fp16", "int8"])

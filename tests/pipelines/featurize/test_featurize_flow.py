@@ -141,7 +141,7 @@ def test_a_changed_text_leaves_the_features_alone(own_inputs, tmp_path, encoded_
     assert second.shards != first.shards
 
 
-def test_a_new_medium_encodes_its_leaf_alone(own_inputs, tmp_path, encoded_counts):
+def test_a_new_medium_is_the_only_one_encoded(own_inputs, tmp_path, encoded_counts):
     storage = LocalStorage(tmp_path / "corpus")
     recipe = make_recipe(own_inputs)
     digest, first = build_corpus(recipe, storage)
@@ -154,8 +154,13 @@ def test_a_new_medium_encodes_its_leaf_alone(own_inputs, tmp_path, encoded_count
     fresh = [entry for entry in new.shards if entry not in old.shards]
     assert 1 <= len(fresh) < len(new.shards)
     assert len([entry for entry in old.shards if entry not in new.shards]) <= 1
-    assert sum(encoded_counts) == 5 * sum(entry.tar.num_rows for entry in fresh)
+    assert sum(encoded_counts) == 5
     assert new.num_views == NUM_VIEWS + 5
+    at_once = LocalStorage(tmp_path / "at_once")
+    assert build_corpus(recipe, at_once) == (digest, second)
+    ours, theirs = (read_objects(one.url) for one in (storage, at_once))
+    wanted = {path: data for path, data in theirs.items() if not path.startswith("probes/")}
+    assert {path: data for path, data in ours.items() if path in wanted} == wanted
 
 
 def test_a_mended_encoder_name_finds_the_same_cache(own_inputs, featurized, tmp_path, encoded_counts):
