@@ -49,6 +49,9 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
         "int8_decode_vs_memcpy": at_least(0.2, "copying the same views in fp16, one core"),
         "compact_decode_vs_int8": at_least(0.2, "decoding int8, one core"),
     },
+    "encode": {
+        "vs_bare_encoder": at_least(0.9, "the encoder alone on as many views, same device"),
+    },
     "ingest": {
         "wall_vs_parse": at_most(
             3.0,

@@ -17,6 +17,7 @@ class BenchName(StrEnum):
     """The benchmarks; each is a module of this package with a function `measure`."""
 
     CODEC = "codec"
+    ENCODE = "encode"
     INGEST = "ingest"
     MEDIA = "media"
     READ = "read"
