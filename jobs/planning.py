@@ -8,6 +8,7 @@ import yaml
 
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, read_configuration
+from schemas.errors import ConfigError
 from schemas.recipe import Recipe
 from schemas.training import TrainConfig
 
@@ -28,6 +29,16 @@ CorpusOption = Annotated[
     typer.Option(
         "--corpus", metavar="URL", help="Count an ingested corpus instead of the recipe's `counts`."
     ),
+]
+SimulateOption = Annotated[
+    bool,
+    typer.Option(
+        "--simulate", help="Run the build on simulated machines that fail: its time, tail and memory."
+    ),
+]
+ItemsOption = Annotated[
+    int | None,
+    typer.Option("--items", min=1, metavar="N", help="Of a simulated build; by default the recipe's."),
 ]
 PassesOption = Annotated[
     int, typer.Option("--passes", min=1, metavar="N", help="Over the data, that features will serve.")
@@ -54,11 +65,14 @@ def plan_command(
     corpus: CorpusOption = None,
     passes: PassesOption = 3,
     tokens: TokensOption = None,
+    simulate: SimulateOption = False,
+    items: ItemsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
     from jobs.planning_recipe import plan_recipe
     from jobs.planning_training import plan_training
+    from jobs.simulating import simulate_recipe
 
     if not is_recipe(file):
         config = read_configuration(file, TrainConfig)
@@ -68,8 +82,13 @@ def plan_command(
         print_result(lines, as_json, values)
         return
     recipe = read_configuration(file, Recipe)
+    if items is not None and not simulate:
+        raise ConfigError("--items goes with --simulate")
     with Reporter() as reporter:
-        lines, values = plan_recipe(recipe, cluster, corpus, passes, reporter)
+        if simulate:
+            lines, values = simulate_recipe(recipe, cluster, items, reporter)
+        else:
+            lines, values = plan_recipe(recipe, cluster, corpus, passes, reporter)
     print_result(lines, as_json, values)
 
 

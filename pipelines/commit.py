@@ -175,19 +175,22 @@ def publish_manifest(storage: Storage, manifest: Manifest, derived_from: Manifes
         ConflictError: when somebody else published meanwhile, whose work would be lost otherwise; when
             garbage was collected meanwhile, and with it objects that the manifest lists.
     """
-    storage.put(manifest.path, io.BytesIO(manifest.to_bytes()))
-    wanted = _point_to(manifest)
+    data = manifest.to_bytes()
+    pointer = _point_to(sha256_hex(data))
+    storage.put(pointer.manifest, io.BytesIO(data))
+    wanted = _pack_pointer(pointer)
     if storage.exists(POINTER_PATH) and storage.read_bytes(POINTER_PATH) == wanted:
         return
-    with publication_notice(storage, manifest.digest):
-        _check_objects(storage, manifest, derived_from)
-        storage.replace(POINTER_PATH, wanted, expected=_point_to(derived_from) if derived_from else None)
+    expected = _pack_pointer(_point_to(derived_from.digest)) if derived_from else None
+    with publication_notice(storage, pointer.sha256):
+        _check_objects(storage, manifest, derived_from, pointer.manifest)
+        storage.replace(POINTER_PATH, wanted, expected=expected)
 
 
-def _check_objects(storage: Storage, manifest: Manifest, derived_from: Manifest | None) -> None:
+def _check_objects(storage: Storage, manifest: Manifest, derived_from: Manifest | None, path: str) -> None:
     """See that what a manifest adds is there and will stay; what is listed in force needs no look."""
     listed = {entry.path for entry in derived_from.list_objects()} if derived_from else set[str]()
-    added = {entry.path for entry in manifest.list_objects()} - listed | {manifest.path}
+    added = {entry.path for entry in manifest.list_objects()} - listed | {path}
     leaving = added & find_removals(storage)
     folders = {path.rpartition("/")[0] for path in added}
     gone = added.difference(*(storage.list(folder) for folder in folders))
@@ -198,8 +201,11 @@ def _check_objects(storage: Storage, manifest: Manifest, derived_from: Manifest 
         )
 
 
-def _point_to(manifest: Manifest) -> bytes:
-    pointer = Pointer(manifest=manifest.path, sha256=manifest.digest)
+def _point_to(sha256: str) -> Pointer:
+    return Pointer(manifest=manifest_path(sha256), sha256=sha256)
+
+
+def _pack_pointer(pointer: Pointer) -> bytes:
     return canonical_json(pointer.model_dump(mode="json"))
 
 

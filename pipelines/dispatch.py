@@ -20,7 +20,7 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
@@ -115,8 +115,10 @@ class Dispatch:
         start_limit_s: float = START_LIMIT_S,
         observer: Observer = observe_nothing,
         stage: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._crew = crew
+        self._now_s = clock
         self._observe = observer
         self._stage = stage
         self._divisible = cast("Divisible[Any]", spec) if isinstance(spec, Divisible) else None
@@ -144,7 +146,7 @@ class Dispatch:
                 for worker, report in self._crew.wait(self._time_left_s()):
                     yield from self._receive(worker, report)
                 for worker, post in list(self._posts.items()):
-                    if time.monotonic() > post.deadline_s:
+                    if self._now_s() > post.deadline_s:
                         self._crew.dismiss(worker)
                         self._bury(worker, self._describe_delay(post))
         finally:
@@ -155,13 +157,13 @@ class Dispatch:
 
     def _staff(self) -> None:
         """Give work to who has none, hire while there is more, let go who is not needed."""
-        while self._paused and self._paused[0][0] <= time.monotonic():
+        while self._paused and self._paused[0][0] <= self._now_s():
             self._again.append(heapq.heappop(self._paused)[2])
         for worker, post in list(self._posts.items()):
             if not post.is_ready or post.task:
                 continue
             if task := self._next_task():
-                post.task, post.start_s = task, time.monotonic()
+                post.task, post.start_s = task, self._now_s()
                 post.deadline_s = post.start_s + self._unit_limit_s
                 self._crew.give(worker, task.unit)
             elif not self._paused:
@@ -169,7 +171,7 @@ class Dispatch:
                 del self._posts[worker]
         num_busy = sum(post.task is not None for post in self._posts.values())
         for _ in range(len(self._posts), min(self._crew.num_slots, num_busy + self._count_waiting())):
-            self._posts[self._crew.hire()] = _Post(time.monotonic() + self._start_limit_s)
+            self._posts[self._crew.hire()] = _Post(self._now_s() + self._start_limit_s)
 
     def _next_task(self) -> _Task | None:
         if self._again:
@@ -183,7 +185,7 @@ class Dispatch:
     def _time_left_s(self) -> float:
         events = [post.deadline_s for post in self._posts.values() if post.task or not post.is_ready]
         events += [due_s for due_s, _, _ in self._paused[:1]]
-        return max(0.0, min(events) - time.monotonic())
+        return max(0.0, min(events) - self._now_s())
 
     def _receive(self, worker: int, report: Report) -> Iterator[tuple[int, Any]]:
         post = self._posts[worker]
@@ -197,7 +199,7 @@ class Dispatch:
                 if task and task.division:
                     self._close_part(task.division)
                 elif task:
-                    seconds = time.monotonic() - post.start_s
+                    seconds = self._now_s() - post.start_s
                     self._observe(UnitDone(stage=self._stage, unit=task.index, seconds=seconds))
                     yield task.index, result
             case Failed(error):
@@ -221,7 +223,7 @@ class Dispatch:
         if task.num_tries >= MAX_TRIES:
             raise WorkError(f"{self._describe(task)} failed {MAX_TRIES} times: {error}") from error
         self._observe(UnitRetried(stage=self._stage, unit=task.index, error=type(error).__name__))
-        due_s = time.monotonic() + draw_pause_s(task.num_tries)
+        due_s = self._now_s() + draw_pause_s(task.num_tries)
         heapq.heappush(self._paused, (due_s, next(self._pauses), task))
 
     def _bury(self, worker: int, reason: str) -> None:

@@ -75,6 +75,9 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
         "vs_webdataset": at_least(5.0, "stock webdataset into the same memory, neither side checks"),
         "one_of_five_bytes": at_most(0.25, "bytes read for all five views"),
     },
+    "reduce": {
+        "prumerge_vs_loop": at_least(20.0, "a Python loop over kept tokens and keys, 16 views, CPU time"),
+    },
     "shard": {
         "serial_vs_tar_sha256": at_least(0.6, "GNU tar and sha256sum of the same pictures, CPU time"),
         "ray2_vs_processes2": at_least(0.85, "two child processes; warm workers, Ray's start excluded"),

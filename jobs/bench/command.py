@@ -21,6 +21,7 @@ class BenchName(StrEnum):
     INGEST = "ingest"
     MEDIA = "media"
     READ = "read"
+    REDUCE = "reduce"
     SHARD = "shard"
 
 

@@ -66,3 +66,15 @@ def test_what_cannot_be_planned_is_told(tmp_path, small_job) -> None:
         outcome = run_onetoken("plan", file)
         assert outcome.status == 2, file
         assert words in outcome.said
+
+
+def test_a_build_is_simulated(tmp_path) -> None:
+    recipe = write_yaml(tmp_path / "r.yaml", {"name": "r", "sources": SOURCES, "shards": {"max_views": 100}})
+    cluster = write_yaml(tmp_path / "c.yaml", {"nodes": 3, "gpus": 2})
+    outcome = run_onetoken("plan", recipe, "--simulate", "--cluster", cluster, "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.values["items"] == 300
+    assert outcome.values["shards"] >= 15
+    more = run_onetoken("plan", recipe, "--simulate", "--items", 2000, "--cluster", cluster)
+    assert "2,000 items" in more.out
+    assert run_onetoken("plan", recipe, "--items", 5).status == 2

@@ -1,0 +1,65 @@
+"""`onetoken plan RECIPE --simulate`: a recipe's build, or one of any size, on machines that fail."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.console import Reporter
+from jobs.options import read_configuration
+from schemas.cluster import ClusterSpec
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipelines.analyze.simulation import SimulatedRun
+
+NODES = 1000
+MEAN_IMAGE_BYTES = 120_000
+
+
+def simulate_recipe(
+    recipe: Recipe, cluster_path: Path | None, items: int | None, reporter: Reporter
+) -> tuple[list[str], dict[str, object]]:
+    """The simulated build in words and as plain values.
+
+    Raises:
+        ConfigError: neither the recipe nor `items` tells how much there is.
+    """
+    from pipelines.analyze.corpus_counts import count_recipe
+    from pipelines.analyze.simulated_cluster import ClusterModel
+    from pipelines.analyze.simulation import SimulatedJob, simulate
+    from pipelines.ingest.plan import count_views
+    from schemas.record import MediumKind
+
+    model = ClusterModel(nodes=NODES)
+    if cluster_path:
+        spec = read_configuration(cluster_path, ClusterSpec)
+        model = ClusterModel(nodes=spec.nodes, slots=spec.gpus or spec.cpus)
+    num_items, item_bytes = items, MEAN_IMAGE_BYTES
+    views = float(count_views(MediumKind.IMAGE, 0.0, recipe.views))
+    if num_items is None:
+        counts = count_recipe(recipe)
+        num_items = max(1, counts.items)
+        item_bytes, views = counts.media_bytes // num_items, counts.views / num_items
+    job = SimulatedJob(
+        items=num_items,
+        views_per_item=max(1, round(views)),
+        item_bytes=max(1, item_bytes),
+        limits=recipe.shards,
+        cluster=model,
+    )
+    run = simulate(job, reporter)
+    return _simulation_lines(run, model.nodes, model.slots), asdict(run)
+
+
+def _simulation_lines(run: "SimulatedRun", nodes: int, slots: int) -> list[str]:
+    return [
+        f"{run.items:,} items in {run.shards:,} shards on {nodes:,} simulated machines of {slots} workers",
+        f"  {run.build_s / 3600:,.2f} h; without failures and tail {run.ideal_s / 3600:,.2f} h",
+        f"  tail: {run.tail_s:,.0f} s from 99 % of the shards to the last",
+        f"  commits a second: {run.commits_per_s:,.1f}, at most {run.most_commits_per_s:,.1f}",
+        f"  {run.failures:,} machines failed, {run.cut:,} of them only cut off: "
+        f"{100 * run.lost_share:.3f} % of the work was lost, {100 * run.repeated_share:.3f} % done twice",
+        f"  this process: {run.peak_bytes / 2**30:.2f} GiB, {run.cpu_s:,.0f} s of CPU; "
+        f"{run.plan_wall_s:,.0f} s to plan, {run.run_wall_s:,.0f} s to dispatch and commit, "
+        f"{run.publish_wall_s:,.0f} s to publish a manifest of {run.manifest_bytes / 2**20:,.1f} MiB",
+    ]
