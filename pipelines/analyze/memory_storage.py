@@ -7,7 +7,7 @@ others: `create` is exclusive, `replace` compares. Nothing here outlives the pro
 from collections.abc import Iterable
 from typing import Final
 
-from infra.storage import SeekableFile, StoredObject
+from infra.storage import SeekableFile, Seen, StoredObject, ignore
 from schemas.errors import ConflictError, NotFoundError
 
 URL: Final = "memory:"
@@ -42,6 +42,18 @@ class MemoryStorage:
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """A part of it."""
         return self.read_bytes(path)[offset : offset + length]
+
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen = ignore) -> None:
+        """Fill a buffer.
+
+        Raises:
+            NotFoundError: there is nothing, or it ends before.
+        """
+        data = self.read_range(path, offset, len(room))
+        if len(data) < len(room):
+            raise NotFoundError(f"{URL}{path} ends before {offset + len(room)}")
+        room[:] = data
+        seen(len(room))
 
     def put(self, path: str, file: SeekableFile) -> None:
         """Store what is in a file."""

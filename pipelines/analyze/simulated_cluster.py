@@ -3,7 +3,7 @@
 Workers start, take units, finish them and commit, and die with their machines, as events on a clock that
 jumps from one to the next. A machine fails at random; it comes back after a while. Some failures only cut it
 off: then its workers finish what they hold, and commit it, while the dispatcher has given it to others.
-Events within a second are told together, as they are where a thousand workers report to one process.
+Reports of ten seconds are told together, as they are where thousands of workers report to one process.
 """
 
 import heapq
@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelines.host import Done, Lost, Ready, Report
 
-QUANTUM_S: Final = 1.0
+QUANTUM_S: Final = 10.0
 
 Work = Callable[[Any], Any]
 """What a worker does with a unit: commits it, and tells of it."""

@@ -34,7 +34,7 @@ from schemas.plan import Leaf, ShardPlan
 from schemas.recipe import ShardLimits
 from schemas.record import Modality
 
-MAX_KEYS: Final = 50_000_000
+MAX_KEYS: Final = 20_000_000
 TAIL_SHARE: Final = 0.99
 PROGRESS_EVERY: Final = 1000
 _PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
