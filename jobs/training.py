@@ -11,6 +11,7 @@ from infra.storage import Storage, open_storage
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, read_configuration
 from jobs.totals import in_counts
+from pipelines.engine import SerialEngine
 from schemas.corpus import Manifest
 from schemas.errors import ConfigError, ConflictError, NotFoundError
 from schemas.feature import FeatureSpec
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pipelines.train.assembly import Assembly
     from pipelines.train.checkpoint import Checkpoint
     from pipelines.train.metrics import StepReport
-
-READ_AHEAD_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> Tr
     if resume:
         reporter.say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
-    stream, left_out = _open_stream(storage, manifest, digest, config, assembly, reporter)
+    stream, left_out = _open_stream(storage, manifest, spec, config, assembly, reporter)
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
     run = TrainingRun(assembly=assembly, config=config, source=stream, identity=identity, num_steps=num_steps)
     folder = train(run, checkpoint, _show_step(reporter, config.stage, num_steps))
@@ -155,33 +154,38 @@ def read_spec(storage: Storage, manifest: Manifest, digest: str) -> FeatureSpec:
 def _open_stream(
     storage: Storage,
     manifest: Manifest,
-    digest: str,
+    spec: FeatureSpec,
     config: TrainConfig,
     assembly: "Assembly",
     reporter: Reporter,
 ) -> "tuple[FeatureStream, dict[str, int]]":
-    from pipelines.stream.prompts import find_unwritable
+    from pipelines.stream.lengths import count_lengths
     from pipelines.stream.stream import FeatureStream
 
-    sources = config.data.sources or [source.name for source in manifest.sources]
-    unwritable = find_unwritable(storage, manifest, frozenset(sources), assembly.prompter)
+    lengths = count_lengths(storage, manifest, assembly.prompter, SerialEngine(), reporter)
     stream = FeatureStream(
         storage,
         manifest,
-        digest,
+        spec.short_digest,
         config.data,
         seed=config.run.seed,
-        num_threads=READ_AHEAD_STEPS,
-        unwritable=unwritable.ids,
+        lengths=lengths,
+        frame_tokens=count_frame_tokens(config, spec),
     )
+    catalog = stream.catalog
     left_out = {
-        "no_prompt": stream.catalog.num_unwritable,
-        "rejected_media": stream.catalog.num_rejected,
-        "excluded_shards": stream.catalog.num_excluded,
+        "no_prompt": catalog.num_unwritable,
+        "rejected_media": catalog.num_rejected,
+        "excluded_shards": catalog.num_excluded,
     }
-    if unwritable.counts:
-        reporter.say(f"no prompt can be written of some examples: {in_counts(unwritable.counts)}")
+    if catalog.left_out:
+        reporter.say(f"some examples are left out for what they say: {in_counts(catalog.left_out)}")
     return stream, {reason: count for reason, count in left_out.items() if count}
+
+
+def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
+    """What a frame takes in the language model's sequence: all patches in stage 1, then C*C."""
+    return spec.encoder.num_patches if config.stage == 1 else config.model.grid**2
 
 
 def _show_step(reporter: Reporter, stage: int, num_steps: int) -> "Callable[[StepReport], None]":

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from operators.stored import StoredFeatures
 from schemas.errors import MismatchError
 from schemas.record import Turn
 
@@ -42,7 +43,8 @@ class TrainingExample:
     example_id: str
     source: str
     turns: tuple[Turn, ...]
-    media: tuple[MediumFeatures, ...]
+    media: tuple[MediumFeatures | StoredFeatures, ...]
+    """As they are, or still as their codec wrote them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,8 @@ class ModelBatch:
 
     `token_ids` holds one `MEDIUM_TOKEN` per medium. `fuse_mask` marks the instruction tokens (system prompt
     and human turns). `labels` holds the token's own id where it is learned: the model shifts. `frames` is
-    None when no example has a medium; views are the same in number throughout a batch.
+    None when no example has a medium; views are the same in number throughout a batch. Features that are
+    still encoded stand in `stored` instead: `to` decodes them where it moves the batch.
 
     Raises:
         MismatchError: two parts of the batch disagree.
@@ -65,6 +68,7 @@ class ModelBatch:
     frames_per_medium: tuple[int, ...]
     media_per_example: tuple[int, ...]
     example_ids: tuple[str, ...]
+    stored: StoredFeatures | None = None
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -78,14 +82,16 @@ class ModelBatch:
         return tuple(sum(next(counts) for _ in range(num_media)) for num_media in self.media_per_example)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "ModelBatch":
-        """Move to a device; `dtype` is for the frames alone."""
+        """Move to a device, encoded features decoded there; `dtype` is for the frames alone."""
+        frames = self.frames if self.stored is None else self.stored.decode(torch.device(device))
         return replace(
             self,
             token_ids=self.token_ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             fuse_mask=self.fuse_mask.to(device, non_blocking=True),
-            frames=None if self.frames is None else self.frames.to(device, dtype, non_blocking=True),
+            frames=None if frames is None else frames.to(device, dtype, non_blocking=True),
+            stored=None,
         )
 
     def _check_counts(self) -> None:
@@ -111,7 +117,11 @@ class ModelBatch:
             raise MismatchError(
                 f"a medium without frames in {self.frames_per_medium}; reject it before batching"
             )
+        if self.frames is not None and self.stored is not None:
+            raise MismatchError("a batch holds features both decoded and stored; give one of them")
         num_frames = 0 if self.frames is None else self.frames.shape[0]
+        if self.stored is not None:
+            num_frames = self.stored.num_frames
         if sum(self.frames_per_medium) != num_frames:
             raise MismatchError(
                 f"media hold {sum(self.frames_per_medium)} frames, but the batch has features of {num_frames}"

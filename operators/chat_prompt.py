@@ -15,8 +15,19 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from operators.batch import IGNORED_LABEL
-from operators.prompt import CaptionPrompter, Part, PartRole, Prompt, Prompter, place_media, write_prompt
+from operators.prompt import (
+    CaptionPrompter,
+    Part,
+    PartRole,
+    Prompt,
+    Prompter,
+    PromptSize,
+    measure_prompt,
+    place_media,
+    write_prompt,
+)
 from operators.tokenizer import ChatMessage, Tokenizer
+from schemas.digest import digest_of
 from schemas.errors import ConfigError, RejectCode, SampleError
 from schemas.record import Turn
 
@@ -59,11 +70,16 @@ class ChatPrompter:
             ConfigError: there is no template, or it cannot be used.
         """
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._template = template
         self._forms: dict[int, Form] = {}
         learned = [part for part in self._form(2) if isinstance(part, Part) and part.role is PartRole.ANSWER]
         self._stop_ids = frozenset(part.content for part in learned if isinstance(part.content, int))
+
+    @property
+    def digest(self) -> str:
+        """See `Prompter.digest`."""
+        return digest_of(["chat", self._tokenizer.digest, self._template])
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -77,9 +93,15 @@ class ChatPrompter:
             SampleError: BAD_ROLE when turns do not alternate or do not end with an answer, EMPTY_ANSWER,
                 PLACEHOLDER_MISMATCH, TOO_MANY_TOKENS.
         """
-        if len(turns) % 2 or not turns:
-            raise SampleError(RejectCode.BAD_ROLE, f"{len(turns)} turns do not end with an answer")
-        return self._write(turns, num_media)
+        return self._write_training(turns, num_media, self.max_tokens)
+
+    def measure_training(self, turns: Sequence[Turn], num_media: int) -> PromptSize:
+        """See `Prompter.measure_training`.
+
+        Raises:
+            SampleError: BAD_ROLE, EMPTY_ANSWER, PLACEHOLDER_MISMATCH.
+        """
+        return measure_prompt(self._write_training(turns, num_media, None))
 
     def write_question(self, turns: Sequence[Turn], num_media: int) -> Prompt:
         """Up to the header of the next answer; earlier answers stay unfused, as in training.
@@ -90,10 +112,15 @@ class ChatPrompter:
         """
         if len(turns) % 2 == 0:
             raise SampleError(RejectCode.BAD_ROLE, f"{len(turns)} turns do not end with a question")
-        prompt = self._write(turns, num_media)
+        prompt = self._write(turns, num_media, self.max_tokens)
         return replace(prompt, labels=(IGNORED_LABEL,) * len(prompt.labels))
 
-    def _write(self, turns: Sequence[Turn], num_media: int) -> Prompt:
+    def _write_training(self, turns: Sequence[Turn], num_media: int, max_tokens: int | None) -> Prompt:
+        if len(turns) % 2 or not turns:
+            raise SampleError(RejectCode.BAD_ROLE, f"{len(turns)} turns do not end with an answer")
+        return self._write(turns, num_media, max_tokens)
+
+    def _write(self, turns: Sequence[Turn], num_media: int, max_tokens: int | None) -> Prompt:
         _check_turns(turns)
         contents = place_media(turns, num_media)
         parts: list[Part] = []
@@ -102,7 +129,7 @@ class ChatPrompter:
                 parts += [Part(content, part.role) for content in contents[part.turn]]
             else:
                 parts.append(part)
-        return write_prompt(parts, self._tokenizer, self._max_tokens)
+        return write_prompt(parts, self._tokenizer, max_tokens)
 
     def _form(self, num_turns: int) -> Form:
         """The form of a conversation; one with an odd number of turns ends with the header of an answer."""

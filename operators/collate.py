@@ -1,8 +1,9 @@
 """Examples and their prompts -> the batch that a model takes.
 
 Rows are right-padded to the longest. Features are concatenated over frames, never padded, so all examples
-of a batch have the same number of views; the order of training sees to that. Cost: one copy of the
-features.
+of a batch have the same number of views; the order of training sees to that. Features that are still as
+their codec wrote them are decoded here, or stay so until the batch is moved to its device. Cost: one copy of
+decoded features.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,14 +17,22 @@ from torch.nn.utils.rnn import pad_sequence
 
 from operators.batch import IGNORED_LABEL, ModelBatch, TrainingExample
 from operators.prompt import Prompt, Prompter
+from operators.stored import StoredFeatures, join_stored
 from schemas.errors import MismatchError, SampleError
 
 _PADDING_ID: Final = 0
 """Any id of the vocabulary does: masks say what is padding."""
 
 
-def collate_training(examples: Sequence[TrainingExample], prompter: Prompter) -> ModelBatch:
+def collate_training(
+    examples: Sequence[TrainingExample], prompter: Prompter, *, keep_stored: bool = False
+) -> ModelBatch:
     """A batch whose answers are learned.
+
+    Args:
+        examples: of the batch.
+        prompter: of the stage.
+        keep_stored: leave features as their codec wrote them, for `ModelBatch.to` to decode on the device.
 
     Raises:
         SampleError: an example cannot be written; the message holds its id.
@@ -33,7 +42,7 @@ def collate_training(examples: Sequence[TrainingExample], prompter: Prompter) ->
     for example in examples:
         with _naming(example):
             prompts.append(prompter.write_training(example.turns, len(example.media)))
-    return _collate(examples, prompts)
+    return _collate(examples, prompts, keep_stored)
 
 
 def collate_questions(examples: Sequence[TrainingExample], prompter: Prompter) -> ModelBatch:
@@ -48,7 +57,7 @@ def collate_questions(examples: Sequence[TrainingExample], prompter: Prompter) -
         turns = example.turns[:-1] if example.turns[-1].role == "gpt" else example.turns
         with _naming(example):
             prompts.append(prompter.write_question(turns, len(example.media)))
-    return _collate(examples, prompts)
+    return _collate(examples, prompts, keep_stored=False)
 
 
 @contextmanager
@@ -60,18 +69,23 @@ def _naming(example: TrainingExample) -> Generator[None]:
         raise SampleError(error.code, f"{where}: {error.message}") from error
 
 
-def _collate(examples: Sequence[TrainingExample], prompts: Sequence[Prompt]) -> ModelBatch:
+def _collate(examples: Sequence[TrainingExample], prompts: Sequence[Prompt], keep_stored: bool) -> ModelBatch:
     lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts])
-    patches = [medium.patches for example in examples for medium in example.media]
+    media = [medium for example in examples for medium in example.media]
+    stored = [medium for medium in media if isinstance(medium, StoredFeatures)]
+    is_stored = keep_stored and bool(stored) and len(stored) == len(media)
+    patches = [] if is_stored else [medium.patches for medium in media]
+    num_frames = [medium.num_frames for medium in stored] if is_stored else [one.shape[0] for one in patches]
     return ModelBatch(
         token_ids=_pad([prompt.token_ids for prompt in prompts], _PADDING_ID),
         labels=_pad([prompt.labels for prompt in prompts], IGNORED_LABEL),
         attention_mask=torch.arange(int(lengths.max()))[None, :] < lengths[:, None],
         fuse_mask=_pad([prompt.fuse_mask for prompt in prompts], 0).bool(),
         frames=_concatenate_frames(patches) if patches else None,
-        frames_per_medium=tuple(medium.shape[0] for medium in patches),
+        frames_per_medium=tuple(num_frames),
         media_per_example=tuple(len(example.media) for example in examples),
         example_ids=tuple(example.example_id for example in examples),
+        stored=join_stored(stored) if is_stored else None,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from operators.batch import IGNORED_LABEL, MEDIUM_TOKEN
 from operators.tokenizer import Tokenizer
+from schemas.digest import digest_of
 from schemas.errors import RejectCode, SampleError
 from schemas.record import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Turn
 
@@ -51,9 +52,29 @@ class Prompt:
     fuse_mask: tuple[bool, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PromptSize:
+    """How long a prompt is, and how much of it is learned."""
+
+    num_tokens: int
+    """One for each medium among them."""
+    num_labels: int
+    """Learned tokens that are predicted: all but one at the very beginning."""
+
+
 @runtime_checkable
 class Prompter(Protocol):
     """Writes the prompts of one stage; raises `SampleError` for an example that cannot be written."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of tokenizer and template: what decides a prompt besides the conversation."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a prompt at most."""
+        ...
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -68,8 +89,18 @@ class Prompter(Protocol):
         """A conversation up to where the next answer begins; nothing is learned."""
         ...
 
+    def measure_training(self, turns: Sequence[Turn], num_media: int) -> PromptSize:
+        """The size of what `write_training` would write if there were no limit."""
+        ...
 
-def write_prompt(parts: Sequence[Part], tokenizer: Tokenizer, max_tokens: int) -> Prompt:
+
+def measure_prompt(prompt: Prompt) -> PromptSize:
+    """The size of a prompt."""
+    num_labels = sum(label != IGNORED_LABEL for label in prompt.labels[1:])
+    return PromptSize(len(prompt.token_ids), num_labels)
+
+
+def write_prompt(parts: Sequence[Part], tokenizer: Tokenizer, max_tokens: int | None) -> Prompt:
     """Encode parts one after another; neighboring texts of one role are encoded as one.
 
     Raises:
@@ -84,7 +115,7 @@ def write_prompt(parts: Sequence[Part], tokenizer: Tokenizer, max_tokens: int) -
         token_ids += ids
         labels += ids if part.role is PartRole.ANSWER else [IGNORED_LABEL] * len(ids)
         fuse_mask += [part.role is PartRole.INSTRUCTION and not is_medium] * len(ids)
-    if len(token_ids) > max_tokens:
+    if max_tokens is not None and len(token_ids) > max_tokens:
         raise SampleError(
             RejectCode.TOO_MANY_TOKENS,
             f"{len(token_ids)} tokens of text, over the limit of {max_tokens}; raise `data.max_tokens`",
@@ -123,9 +154,14 @@ class CaptionPrompter:
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._newline = tokenizer.encode("\n")[-1]
         self._opening = [] if tokenizer.bos_id is None else [Part(tokenizer.bos_id, PartRole.SEPARATOR)]
+
+    @property
+    def digest(self) -> str:
+        """See `Prompter.digest`."""
+        return digest_of(["plain", self._tokenizer.digest])
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -139,17 +175,16 @@ class CaptionPrompter:
             SampleError: NOT_A_CAPTION when it is not one question and answer about one medium, EMPTY_ANSWER,
                 TOO_MANY_TOKENS.
         """
-        if [turn.role for turn in turns] != ["human", "gpt"] or num_media != 1:
-            raise SampleError(
-                RejectCode.NOT_A_CAPTION,
-                f"{len(turns)} turns about {num_media} media; stage 1 learns captions: one question, one "
-                "answer, one medium. Choose such sources with `data.sources`",
-            )
-        caption = turns[1].text.strip()
-        if not caption:
-            raise SampleError(RejectCode.EMPTY_ANSWER, "the caption is empty")
-        answer = [Part(caption, PartRole.ANSWER), Part(self._newline, PartRole.ANSWER)]
-        return write_prompt([*self._start(), *answer], self._tokenizer, self._max_tokens)
+        return write_prompt(self._list_parts(turns, num_media), self._tokenizer, self.max_tokens)
+
+    def measure_training(self, turns: Sequence[Turn], num_media: int) -> PromptSize:
+        """See `Prompter.measure_training`.
+
+        Raises:
+            SampleError: NOT_A_CAPTION, EMPTY_ANSWER.
+        """
+        parts = self._list_parts(turns, num_media)
+        return measure_prompt(write_prompt(parts, self._tokenizer, None))
 
     def write_question(self, turns: Sequence[Turn], num_media: int) -> Prompt:
         """The medium alone.
@@ -159,7 +194,19 @@ class CaptionPrompter:
         """
         if num_media != 1:
             raise SampleError(RejectCode.NOT_A_CAPTION, f"{num_media} media; stage 1 describes one")
-        return write_prompt(self._start(), self._tokenizer, self._max_tokens)
+        return write_prompt(self._start(), self._tokenizer, self.max_tokens)
+
+    def _list_parts(self, turns: Sequence[Turn], num_media: int) -> list[Part]:
+        if [turn.role for turn in turns] != ["human", "gpt"] or num_media != 1:
+            raise SampleError(
+                RejectCode.NOT_A_CAPTION,
+                f"{len(turns)} turns about {num_media} media; stage 1 learns captions: one question, one "
+                "answer, one medium. Choose such sources with `data.sources`",
+            )
+        caption = turns[1].text.strip()
+        if not caption:
+            raise SampleError(RejectCode.EMPTY_ANSWER, "the caption is empty")
+        return [*self._start(), Part(caption, PartRole.ANSWER), Part(self._newline, PartRole.ANSWER)]
 
     def _start(self) -> list[Part]:
         return [*self._opening, Part(MEDIUM_TOKEN, PartRole.SEPARATOR)]

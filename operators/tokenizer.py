@@ -6,13 +6,16 @@ a question that spells `</s>` becomes ordinary pieces of `<`, `/`, `s`, `>`. Spe
 Left out: slow (Python) tokenizers, which cannot switch special tokens off.
 """
 
+import json
 import re
 from collections.abc import Sequence
-from typing import Final, cast
+from functools import cached_property
+from typing import Any, Final, cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from schemas.digest import digest_of
 from schemas.errors import ConfigError
 
 ChatMessage = dict[str, str]
@@ -49,6 +52,21 @@ class Tokenizer:
         self._special_pattern = re.compile("|".join(re.escape(token) for token in longest_first))
         self.adds_space = False
         self.adds_space = self._opens_with_a_space()
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of what decides ids: the tokenizer's own file without its settings for cutting and padding,
+        the special tokens, and the chat template.
+        """
+        own: dict[str, Any] = json.loads(cast(Any, self.backend).backend_tokenizer.to_str())
+        rules = {name: value for name, value in own.items() if name not in ("truncation", "padding")}
+        return digest_of([rules, self._special_ids, self.bos_id, self.eos_id, self.template])
+
+    @property
+    def template(self) -> str | None:
+        """The tokenizer's own chat template, where it has one."""
+        found = cast(object, self.backend.chat_template)  # pyright: ignore[reportUnknownMemberType]
+        return None if not found else json.dumps(found, sort_keys=True)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; what spells a special token is text too.

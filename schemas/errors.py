@@ -61,6 +61,7 @@ class RejectCode(StrEnum):
     NOT_FINITE = "not_finite"
     NOT_A_CAPTION = "not_a_caption"
     TOO_MANY_TOKENS = "too_many_tokens"
+    NOTHING_LEARNED = "nothing_learned"
     WORKER_CRASH = "worker_crash"
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from schemas.configuration import StrictModel
 from schemas.digest import digest_of
 from schemas.recipe import ByteSize
+from schemas.stream import HOW, DataConfig
 
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -22,6 +23,7 @@ _NOT_COMPARED = {
     "corpus": True,
     "spec": True,
     "out": True,
+    "data": HOW,
     "memory": True,
     "run": {"save_every", "keep_last", "log_every", "device", "threads"},
 }
@@ -50,46 +52,6 @@ class ModelConfig(StrictModel):
     """published: the patches' positions are the C*C grid's, resized; native: those of the 24x24 patches."""
     start_from: str | None = None
     """A checkpoint folder. From stage 1: its projector and language model; from stage 2: everything."""
-
-
-class FramesConfig(StrictModel):
-    """Which cached frames of a video are read; an image has one. Neither: all of them."""
-
-    max: Count | None = None
-    """The first N at most."""
-    uniform: Count | None = None
-    """N spread over the clip, or all where it has fewer."""
-
-    @model_validator(mode="after")
-    def _one_policy(self) -> "FramesConfig":
-        if self.max is not None and self.uniform is not None:
-            raise ValueError("give either max or uniform, not both")
-        return self
-
-
-class DataConfig(StrictModel):
-    """Which examples, and how many at a time."""
-
-    sources: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
-    """Name of a source to its weight; divided by the largest, a weight is the share of the source that an
-    epoch sees. Omitted: all sources once."""
-    batch: Count = 256
-    """Examples of an optimizer step."""
-    micro_batch: Count = 8
-    """Examples that go through the model at once."""
-    max_tokens: Annotated[int, Field(ge=8)] = 2048
-    """Text tokens of an example; longer ones are left out and counted, never cut."""
-    views: Literal["whole", "all"] = "whole"
-    """Of a picture cached with its four crops: the whole picture alone, or all five views (stage 2, HD)."""
-    frames: FramesConfig = FramesConfig()
-    exclude: tuple[str, ...] = ()
-    """Shards that the order leaves out, as printed when one cannot be read."""
-
-    @model_validator(mode="after")
-    def _batch_is_whole(self) -> "DataConfig":
-        if self.batch % self.micro_batch:
-            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
-        return self
 
 
 OptimizerKind = Literal["adamw", "adafactor", "adamw_8bit", "adamw_4bit"]

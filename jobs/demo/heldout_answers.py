@@ -21,7 +21,8 @@ from pipelines.train.answer import answer
 from pipelines.train.assembly import Assembly, restore
 from pipelines.train.checkpoint import open_checkpoint
 from schemas.record import MediumKind, Turn
-from schemas.training import DataConfig, RunConfig
+from schemas.stream import DataConfig
+from schemas.training import RunConfig
 
 BATCH_SIZE = 16
 MAX_NEW_TOKENS = 8

@@ -15,7 +15,7 @@ from pipelines.stream.selection import ViewChoice, select_features
 from schemas.corpus import Manifest
 from schemas.errors import CorruptError, MismatchError, NotFoundError, SampleError
 from schemas.record import MediumKind
-from schemas.training import FramesConfig
+from schemas.stream import FramesConfig
 
 
 class FreshFeatures:
@@ -105,3 +105,9 @@ class FreshReader(FeatureReader):
         """See `FeatureReader.read_item`."""
         found = self._fresh.compute_item(self.find_shard(key) if shard is None else shard, key)
         return tuple(select_features(features, views, frames) for features in found)
+
+    def read_features(
+        self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
+    ) -> tuple[MediumFeatures, ...]:
+        """See `FeatureReader.read_features`."""
+        return self.read_item(key, shard=shard, views=views, frames=frames)

@@ -64,7 +64,7 @@ def measure_loss_change(
         NotFoundError: when no example of the batch can be written.
     """
     config = checkpoint.config
-    data = config.data.model_copy(update={"batch": NUM_EXAMPLES, "micro_batch": 1})
+    data = config.data.in_counts(NUM_EXAMPLES, 1)
     stream = FeatureStream(storage, manifest, spec, data, seed=seed, num_epochs=1)
     assembly = restore(checkpoint, to_train=False)
     assembly.model.to(choose_device(config.run)).eval()

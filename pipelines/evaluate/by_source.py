@@ -97,9 +97,8 @@ def evaluate_sources(
     known = {source.name for source in manifest.sources}
     mixture = checkpoint.config.data.sources
     sources = dict.fromkeys(sorted(known & mixture.keys()) if mixture else sorted(known), 1.0)
-    data = checkpoint.config.data.model_copy(
-        update={"exclude": others, "batch": BATCH_SIZE, "micro_batch": BATCH_SIZE, "sources": sources or None}
-    )
+    counted = checkpoint.config.data.in_counts(BATCH_SIZE, BATCH_SIZE)
+    data = counted.model_copy(update={"exclude": others, "sources": sources or None})
     stream = FeatureStream(storage, manifest, spec, data, seed=0, num_epochs=1)
     assembly = restore(checkpoint, to_train=False)
     assembly.model.to(choose_device(checkpoint.config.run)).eval()

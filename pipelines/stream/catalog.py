@@ -2,13 +2,14 @@
 
 A shard is a leaf of the plan in the manifest, so an example's shard follows from its item key by arithmetic
 and no index is read. Of a key the first 64 bits count. Left out, and counted: examples of items that the
-feature spec rejected, of excluded shards, of sources that the mixture does not name, and those that no prompt
-can be written of.
+feature spec rejected, of excluded shards, of sources that the mixture does not name, and those of which no
+prompt can be written, that teach nothing, or that are too long (`pipelines.stream.measures`).
 
 Costs 17 bytes an example; every file of examples is read once and checked, one after the other.
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,9 +19,10 @@ from jaxtyping import Bool, Int32, Int64, UInt8, UInt32, UInt64
 
 from infra.storage import Storage
 from pipelines.commit import read_object
-from pipelines.stream.columns import ExampleFile, OrderColumns
-from pipelines.stream.order import ExampleTable
+from pipelines.stream.columns import ExampleFile, OrderColumns, join_columns
+from pipelines.stream.measures import Measured, Measures
 from pipelines.stream.reader import find_features
+from pipelines.stream.table import ExampleTable
 from schemas.corpus import FeatureSet, Manifest
 from schemas.errors import ConfigError, CorruptError, NotFoundError
 from schemas.plan import Leaf
@@ -47,8 +49,13 @@ class Catalog:
     """Examples of excluded shards."""
     num_unused: int
     """Examples of sources that the mixture leaves out."""
-    num_unwritable: int
-    """Examples that no prompt can be written of."""
+    left_out: dict[str, int]
+    """Examples of which no prompt can be written, that teach nothing or are too long, by code."""
+
+    @property
+    def num_unwritable(self) -> int:
+        """Examples that are left out for what they say."""
+        return sum(self.left_out.values())
 
     def shard_of(self, row: int) -> int:
         """The shard that a row of the table lies in."""
@@ -78,10 +85,10 @@ def load_catalog(
     manifest: Manifest,
     spec: str,
     used_sources: frozenset[str],
+    measures: Measures,
     exclude: Sequence[str] = (),
-    unwritable: Sequence[int] = (),
 ) -> Catalog:
-    """Read the narrow columns of all examples.
+    """Read the narrow columns of all examples, and measure them.
 
     Raises:
         ConfigError: when `exclude` names no shard, nothing is left to train on, or sources are too many.
@@ -95,17 +102,19 @@ def load_catalog(
         raise ConfigError(f"{len(sources)} sources are more than the {MAX_SOURCES} that an order can mix")
     is_used = np.array([name in used_sources for name in sources], dtype=np.bool_)
     trees = [_grow_tree(manifest.plan, modality) for modality in MODALITIES]
-    collector = _Collector(features, excluded, is_used, unwritable)
-    for entry in manifest.examples:
+    collector = _Collector(features, excluded, is_used)
+    names = [modality.value for modality in MODALITIES]
+    for number, entry in enumerate(manifest.examples):
         file = ExampleFile(read_object(storage, entry), entry.path)
-        for columns in file.order_columns(sources, [modality.value for modality in MODALITIES]):
-            collector.add(columns, _place(columns, trees, entry.path))
+        columns = join_columns(file.order_columns(sources, names))
+        measured = measures.measure(number, entry, columns.keys, columns.num_chars)
+        collector.add(columns, _place(columns, trees, entry.path), measured)
     return collector.finish(manifest.plan, sources, spec)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Rows of one row group that are trained on."""
+    """Rows of one file that are trained on."""
 
     ids: UInt64[np.ndarray, " kept"]
     sources: UInt8[np.ndarray, " kept"]
@@ -122,36 +131,36 @@ class _Collector:
         features: FeatureSet,
         excluded: frozenset[int],
         is_used: Bool[np.ndarray, " sources"],
-        unwritable: Sequence[int],
     ) -> None:
         rejected = [int(reject.key[:_KEY_DIGITS], 16) for reject in features.rejects]
         self._rejected = np.unique(np.array(rejected, dtype=np.uint64))
         self._featurized = {shard.name for shard in features.shards}
         self._excluded = np.array(sorted(excluded), dtype=np.int64)
         self._is_used = is_used
-        self._unwritable = np.unique(np.array(unwritable, dtype=np.uint64))
         self._parts: list[_Kept] = []
         self._num_rows = 0
-        self._num_rejected = self._num_excluded = self._num_unused = self._num_unwritable = 0
+        self._num_rejected = self._num_excluded = self._num_unused = 0
+        self._left_out: Counter[str] = Counter()
 
-    def add(self, columns: OrderColumns, shards: Int64[np.ndarray, " rows"]) -> None:
+    def add(self, columns: OrderColumns, shards: Int64[np.ndarray, " rows"], measured: Measured) -> None:
         """Keep those rows that are trained on, and count the others."""
         unused = ~self._is_used[columns.sources]
         excluded = np.isin(shards, self._excluded) & ~unused
         is_text = columns.modalities == MODALITIES.index(Modality.TEXT)
         rejected = np.isin(columns.keys, self._rejected) & ~is_text & ~unused & ~excluded
         left = ~(unused | excluded | rejected)
-        unwritable = np.isin(columns.ids, self._unwritable) & left
+        unwritable = measured.is_left_out & left
         self._num_unused += int(unused.sum())
         self._num_excluded += int(excluded.sum())
         self._num_rejected += int(rejected.sum())
-        self._num_unwritable += int(unwritable.sum())
+        for place, count in enumerate(np.bincount(measured.codes[unwritable]).tolist()):
+            self._left_out[measured.names[place]] += count
         kept = np.flatnonzero(left & ~unwritable)
         self._parts.append(
             _Kept(
                 ids=columns.ids[kept],
                 sources=columns.sources[kept].astype(np.uint8),
-                lengths=columns.num_chars[kept],
+                lengths=measured.lengths[kept],
                 shards=shards[kept].astype(np.int32),
                 rows=(self._num_rows + kept).astype(np.uint32),
             )
@@ -164,7 +173,7 @@ class _Collector:
             raise ConfigError(
                 f"no example is left to train on: {self._num_unused} are of other sources, "
                 f"{self._num_excluded} in excluded shards, {self._num_rejected} without features, "
-                f"{self._num_unwritable} that no prompt can be written of"
+                f"{sum(self._left_out.values())} of which no prompt can be written or that are too long"
             )
         shards = np.concatenate([part.shards for part in self._parts])
         order = np.argsort(shards, kind="stable")
@@ -185,7 +194,7 @@ class _Collector:
             num_rejected=self._num_rejected,
             num_excluded=self._num_excluded,
             num_unused=self._num_unused,
-            num_unwritable=self._num_unwritable,
+            left_out={code: count for code, count in sorted(self._left_out.items()) if count},
         )
 
     def _check_features(self, plan: Sequence[Leaf], sizes: Int64[np.ndarray, " shards"], spec: str) -> None:

@@ -5,7 +5,7 @@ only those that are asked for are decoded, one row group at a time.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.compute  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
-from jaxtyping import Int64, UInt8, UInt32, UInt64
+from jaxtyping import Int64, Shaped, UInt8, UInt32, UInt64
 
 from schemas.errors import CorruptError
 
@@ -76,8 +76,8 @@ class ExampleFile:
         for group in range(len(self._starts) - 1):
             table = self._read(group, ["example_id", "item_key", "source", "modality", "num_chars"])
             yield OrderColumns(
-                ids=self._parse_names(table, "example_id"),
-                keys=self._parse_names(table, "item_key"),
+                ids=parse_names(table.column("example_id").to_numpy(), self._path, "example_id"),
+                keys=parse_names(table.column("item_key").to_numpy(), self._path, "item_key"),
                 sources=_find_places(table.column("source"), sources),
                 modalities=_find_places(table.column("modality"), modalities),
                 num_chars=table.column("num_chars").to_numpy().astype(np.uint32),
@@ -101,17 +101,47 @@ class ExampleFile:
         except (_arrow.ArrowException, OSError, KeyError) as error:
             raise CorruptError(f"{self._path} lacks some of the columns {columns}: {error}") from error
 
-    def _parse_names(self, table: Any, column: str) -> UInt64[np.ndarray, " rows"]:  # noqa: ANN401
-        names = table.column(column).to_numpy()
-        text = np.array(names, dtype=f"S{ID_DIGITS + 1}")
-        digits: UInt8[np.ndarray, "rows digits"] = text.view(np.uint8).reshape(len(text), -1)
-        values = _DIGIT_VALUES[digits[:, :ID_DIGITS]]
-        if (values == _NO_DIGIT).any() or digits[:, ID_DIGITS].any():
-            raise CorruptError(f"{self._path}: a value of {column} is not {ID_DIGITS} hex digits")
-        result = np.zeros(len(text), dtype=np.uint64)
-        for position in range(_HEX_DIGITS):
-            result = (result << np.uint64(4)) | values[:, position].astype(np.uint64)
-        return result
+
+def join_columns(parts: Iterable[OrderColumns]) -> OrderColumns:
+    """The columns of a whole file."""
+    found = list(parts)
+    return OrderColumns(
+        ids=np.concatenate([np.empty(0, np.uint64), *(part.ids for part in found)]),
+        keys=np.concatenate([np.empty(0, np.uint64), *(part.keys for part in found)]),
+        sources=np.concatenate([np.empty(0, np.int64), *(part.sources for part in found)]),
+        modalities=np.concatenate([np.empty(0, np.int64), *(part.modalities for part in found)]),
+        num_chars=np.concatenate([np.empty(0, np.uint32), *(part.num_chars for part in found)]),
+    )
+
+
+def parse_names(names: Shaped[np.ndarray, " rows"], path: str, column: str) -> UInt64[np.ndarray, " rows"]:
+    """The leading 64 bits of names of 32 hex digits.
+
+    Raises:
+        CorruptError: when one is no such name.
+    """
+    text = np.array(names, dtype=f"S{ID_DIGITS + 1}")
+    digits: UInt8[np.ndarray, "rows digits"] = text.view(np.uint8).reshape(len(text), -1)
+    values = _DIGIT_VALUES[digits[:, :ID_DIGITS]]
+    if (values == _NO_DIGIT).any() or digits[:, ID_DIGITS].any():
+        raise CorruptError(f"{path}: a value of {column} is not {ID_DIGITS} hex digits")
+    result = np.zeros(len(text), dtype=np.uint64)
+    for position in range(_HEX_DIGITS):
+        result = (result << np.uint64(4)) | values[:, position].astype(np.uint64)
+    return result
+
+
+def read_columns(data: bytes, path: str, names: Sequence[str]) -> dict[str, Shaped[np.ndarray, " rows"]]:
+    """Whole columns of a small table.
+
+    Raises:
+        CorruptError: when it is no parquet, or lacks some of them.
+    """
+    try:
+        table = _parquet.read_table(io.BytesIO(data), columns=list(names), use_threads=False)
+        return {name: table.column(name).to_numpy() for name in names}
+    except (_arrow.ArrowException, OSError, KeyError) as error:
+        raise CorruptError(f"{path} lacks some of the columns {list(names)}: {error}") from error
 
 
 _NO_DIGIT: Final = 255

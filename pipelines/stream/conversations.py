@@ -6,10 +6,8 @@ decoded once for each shard in it. Kept are the texts of two blocks of shards: s
 examples, however large the corpus is.
 """
 
-import json
 from collections import OrderedDict
 from threading import Lock
-from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int64
@@ -19,8 +17,6 @@ from pipelines.commit import read_object
 from pipelines.stream.catalog import Catalog
 from pipelines.stream.columns import ExampleFile, ExampleText
 from schemas.corpus import ObjectEntry
-from schemas.errors import CorruptError
-from schemas.record import Turn
 
 
 class Conversations:
@@ -65,28 +61,3 @@ class Conversations:
     def _read_file(self, file: int, rows: Int64[np.ndarray, " rows"]) -> list[ExampleText]:
         entry = self._entries[file]
         return ExampleFile(read_object(self._storage, entry), entry.path).read_texts(rows)
-
-
-def parse_turns(text: ExampleText) -> tuple[Turn, ...]:
-    """The turns of a conversation.
-
-    Raises:
-        CorruptError: when it is not a list of (role, text).
-    """
-    try:
-        value: Any = json.loads(text.conversation)
-    except ValueError as error:
-        raise CorruptError(f"the conversation of example {text.example_id} is no JSON: {error}") from error
-    if not isinstance(value, list):
-        raise CorruptError(f"the conversation of example {text.example_id} is no list of turns")
-    return tuple(_parse_turn(turn, text) for turn in cast(list[Any], value))
-
-
-def _parse_turn(turn: object, text: ExampleText) -> Turn:
-    match turn:
-        case ["human", str(said)]:
-            return Turn("human", said)
-        case ["gpt", str(said)]:
-            return Turn("gpt", said)
-        case _:
-            raise CorruptError(f"example {text.example_id} has a turn {turn!r:.80} that nobody says")

@@ -3,15 +3,16 @@
 An item that is read whole costs one read; whole items of a batch are read into memory that is there already,
 and decoded together where the features are wanted. Some of its views cost one read of the header (4 KiB, more
 for clips of 160 frames and above) and one per run of adjacent views. Each view is checked against its
-checksum before it is decoded.
+checksum before it is handed out, still as its codec wrote it: decoding is for where it is used.
 
 Indexes of shards are read when first needed, checked against the manifest, and the last 128 are kept: about
-100 KB each. Decoding takes 0.6 ms a view of 576 x 1024 on one core.
+100 KB each. What is damaged in a cache is fetched again, once.
 """
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from threading import Lock
 from typing import Final
 
@@ -32,13 +33,15 @@ from operators.feature_file import (
     read_header,
     view_range,
 )
+from operators.stored import StoredFeatures
 from pipelines.commit import parse_stored, read_object
 from pipelines.stream.item_room import ItemCheck, ItemRoom
 from pipelines.stream.selection import ChosenMedium, ViewChoice, choose_views
+from pipelines.stream.source import DirectSource, ShardSource
 from schemas.corpus import FeatureSet, Manifest, ShardEntry
 from schemas.errors import CorruptError, MismatchError, NotFoundError
 from schemas.feature import FeatureSpec
-from schemas.training import FramesConfig
+from schemas.stream import FramesConfig
 
 HEAD_BYTES: Final = 4096
 KEPT_INDEXES: Final = 128
@@ -49,20 +52,29 @@ ALL_FRAMES: Final = FramesConfig()
 class FeatureReader:
     """The cache of one feature spec; safe to share between threads."""
 
-    def __init__(self, storage: Storage, manifest: Manifest, spec: str) -> None:
+    def __init__(
+        self, storage: Storage, manifest: Manifest, spec: str, source: ShardSource | None = None
+    ) -> None:
         """Open the cache of the spec with this short digest.
+
+        Args:
+            storage: the corpus.
+            manifest: of the corpus.
+            spec: its short digest.
+            source: where shards are read; None: from the storage.
 
         Raises:
             NotFoundError: when the corpus has none.
             MismatchError: when its codec is unknown here.
         """
         self._storage = storage
+        self._source = DirectSource(storage) if source is None else source
         self._set = find_features(manifest, spec)
         self._shards = {shard.name: shard for shard in self._set.shards}
         self._indexes: OrderedDict[str, dict[str, Member]] = OrderedDict()
         self._lock = Lock()
         self.spec = _read_spec(storage, self._set, spec)
-        self._codec = open_codec(self.spec.codec)
+        self.codec = open_codec(self.spec.codec)
 
     def read_item(
         self,
@@ -72,23 +84,41 @@ class FeatureReader:
         views: ViewChoice = "all",
         frames: FramesConfig = ALL_FRAMES,
     ) -> tuple[MediumFeatures, ...]:
-        """The features of an item's media, in their order.
+        """The features of an item's media, decoded; see `read_stored`."""
+        name = self.find_shard(key) if shard is None else shard
+        stored = self.read_stored(key, name, views=views, frames=frames)
+        return tuple(MediumFeatures(medium.patches) for medium in stored)
+
+    def read_stored(
+        self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
+    ) -> tuple[StoredFeatures, ...]:
+        """The features of an item's media, in their order, as they are stored.
 
         Args:
             key: of the item.
-            shard: its shard, where it is known; otherwise all indexes are searched.
+            shard: that holds it.
             views: all, or the whole picture alone.
             frames: which frames of clips.
 
         Raises:
-            NotFoundError: when no shard holds the item.
+            NotFoundError: when there is no such shard.
             CorruptError: naming shard and item, when the bytes are not those that were written.
             MismatchError: when they were made under another spec.
         """
-        name = self.find_shard(key) if shard is None else shard
-        entry = self._entry(name)
-        with _naming(name, key):
-            return self._read(entry, key, views, frames)
+        entry = self._entry(shard)
+        with _naming(shard, key):
+            try:
+                return self._read(entry, key, views, frames)
+            except CorruptError:
+                if not self._source.forget(entry.tar):
+                    raise
+                return self._read(entry, key, views, frames)
+
+    def read_features(
+        self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
+    ) -> tuple[MediumFeatures | StoredFeatures, ...]:
+        """What an example of the item is given; see `read_stored`."""
+        return self.read_stored(key, shard, views=views, frames=frames)
 
     def read_views(
         self, key: str, places: Sequence[int], *, shard: str
@@ -103,7 +133,7 @@ class FeatureReader:
         with _naming(shard, key):
             member, header, head = self._open(entry, key, HEAD_BYTES)
             sections = self._read_sections(entry, member, header, places, head)
-            return decode_views(self._codec, sections, header.num_patches, header.width)
+            return decode_views(self.codec, sections, header.num_patches, header.width)
 
     def fetch(self, wanted: Iterable[tuple[str, str]], room: ItemRoom) -> list[memoryview]:
         """The bytes of whole items, by (shard, key), read into `room`; nothing is checked.
@@ -155,7 +185,7 @@ class FeatureReader:
         checked = self.fetch_checked(wanted, room)
         payloads = [payload for item in checked for payload in item.payloads]
         encoder = self.spec.encoder
-        decoded = decode_views(self._codec, payloads, encoder.num_patches, encoder.width, device)
+        decoded = decode_views(self.codec, payloads, encoder.num_patches, encoder.width, device)
         parts = torch.split(decoded, [len(item.payloads) for item in checked])
         return [_split(part, item.header.media) for part, item in zip(parts, checked, strict=True)]
 
@@ -181,6 +211,14 @@ class FeatureReader:
         with _naming(shard, key):
             return self._open(self._entry(shard), key, HEAD_BYTES)[1].media
 
+    def expect(self, shards: Sequence[str]) -> None:
+        """Told which shards are read next; those without features are passed over."""
+        self._source.expect([self._shards[name].tar for name in shards if name in self._shards])
+
+    def count_bytes(self, shards: Sequence[str]) -> int:
+        """What these shards take."""
+        return sum(self._shards[name].tar.num_bytes for name in shards if name in self._shards)
+
     def find_shard(self, key: str) -> str:
         """The shard that holds an item, by searching the indexes.
 
@@ -194,13 +232,13 @@ class FeatureReader:
 
     def _read(
         self, entry: ShardEntry, key: str, views: ViewChoice, frames: FramesConfig
-    ) -> tuple[MediumFeatures, ...]:
+    ) -> tuple[StoredFeatures, ...]:
         whole = views == "all" and frames == ALL_FRAMES
         member, header, head = self._open(entry, key, None if whole else HEAD_BYTES)
         chosen = choose_views(header.media, views, frames)
         places = [place for medium in chosen for place in medium.views]
         sections = self._read_sections(entry, member, header, places, head)
-        return self._decode(header, chosen, sections)
+        return self._hand_out(header, chosen, sections)
 
     def _open(
         self, entry: ShardEntry, key: str, num_bytes: int | None
@@ -219,10 +257,10 @@ class FeatureReader:
         return member
 
     def _read_head(self, entry: ShardEntry, member: Member, wanted: int) -> bytes:
-        head = self._storage.read_range(entry.tar.path, member.offset, min(member.size, wanted))
+        head = self._source.read_range(entry.tar, member.offset, min(member.size, wanted))
         length = measure_header(head[:PREFIX_BYTES])
         if len(head) < length <= member.size:
-            head += self._storage.read_range(entry.tar.path, member.offset + len(head), length - len(head))
+            head += self._source.read_range(entry.tar, member.offset + len(head), length - len(head))
         return head
 
     def _check_header(self, header: FeatureHeader, member: Member) -> None:
@@ -247,17 +285,27 @@ class FeatureReader:
                 data = memoryview(head)[start : offset + length]
             else:
                 size = offset + length - start
-                data = memoryview(self._storage.read_range(entry.tar.path, member.offset + start, size))
+                data = memoryview(self._source.read_range(entry.tar, member.offset + start, size))
             for place in range(first, last + 1):
                 offset, length = view_range(header, place)
                 sections.append(open_section(header, place, data[offset - start :][:length]).payload)
         return sections
 
-    def _decode(
+    def _hand_out(
         self, header: FeatureHeader, chosen: list[ChosenMedium], sections: list[memoryview]
-    ) -> tuple[MediumFeatures, ...]:
-        decoded = decode_views(self._codec, sections, header.num_patches, header.width)
-        return _split(decoded, [medium.shape for medium in chosen])
+    ) -> tuple[StoredFeatures, ...]:
+        left = iter(sections)
+        return tuple(
+            StoredFeatures(
+                payloads=tuple(islice(left, len(medium.views))),
+                num_frames=medium.shape.num_frames,
+                views_per_frame=medium.shape.views_per_frame,
+                num_patches=header.num_patches,
+                width=header.width,
+                codec=self.codec,
+            )
+            for medium in chosen
+        )
 
     def _entry(self, name: str) -> ShardEntry:
         if name not in self._shards:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from operators.batch import MediumFeatures
 from operators.feature_file import MediumShape
-from schemas.training import FramesConfig
+from schemas.stream import FramesConfig
 
 ViewChoice: TypeAlias = Literal["all", "whole"]
 """All views of a frame, or the whole picture alone."""

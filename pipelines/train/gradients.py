@@ -49,7 +49,10 @@ def accumulate_gradients(
         DivergedError: the loss of a micro-batch is not finite.
         SampleError: an example cannot be written.
     """
-    rounds = [collate_training(part, assembly.prompter) if part else None for part in micro_batches]
+    rounds = [
+        collate_training(part, assembly.prompter, keep_stored=True) if part else None
+        for part in micro_batches
+    ]
     if processes.is_alone:
         rounds = [batch for batch in rounds if batch is not None]
     batches = [batch for batch in rounds if batch is not None]

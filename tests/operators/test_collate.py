@@ -5,7 +5,7 @@ import torch
 
 from operators.batch import IGNORED_LABEL, MEDIUM_TOKEN, MediumFeatures, TrainingExample
 from operators.collate import collate_questions, collate_training
-from operators.prompt import Prompt
+from operators.prompt import Prompt, PromptSize, measure_prompt
 from schemas.errors import MismatchError, RejectCode, SampleError
 from schemas.record import Turn
 
@@ -16,6 +16,11 @@ class OneTokenAWord:
     """Each word is its length; human turns are fused, answers learned, media before their turn."""
 
     stop_ids: frozenset[int] = frozenset({0})
+    digest: str = "words"
+    max_tokens: int = 99
+
+    def measure_training(self, turns: tuple[Turn, ...], num_media: int) -> PromptSize:
+        return measure_prompt(self.write_training(turns, num_media))
 
     def write_training(self, turns: tuple[Turn, ...], num_media: int) -> Prompt:
         if turns[-1].role != "gpt":

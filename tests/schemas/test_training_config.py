@@ -36,7 +36,7 @@ def test_the_projector_follows_lr_in_stage_1_only() -> None:
         ("optimiser: {}", "did you mean 'optimizer'"),
         ("sources: {a: 1}", "unknown key 'sources', did you mean 'data.sources'"),
         ("run: {lr: 1}", r"unknown key 'run\.lr', did you mean 'optimizer\.lr'"),
-        ("data: {data: {}}", r"unknown key 'data\.data', did you mean 'data'"),
+        ("data: {model: {}}", r"unknown key 'data\.model', did you mean 'model'"),
     ],
 )
 def test_contradictions_are_refused(extra: str, message: str) -> None:

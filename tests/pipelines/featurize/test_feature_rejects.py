@@ -23,7 +23,7 @@ from pipelines.stream.stream import FeatureStream
 from schemas.digest import sha256_hex
 from schemas.errors import NotFoundError
 from schemas.record import MediumKind
-from schemas.training import DataConfig
+from schemas.stream import DataConfig
 
 ONE_BY_ONE = DataConfig(batch=1, micro_batch=1)
 

@@ -16,7 +16,7 @@ from pipelines.ingest.flow import ingest
 from pipelines.shard.flow import shard
 from pipelines.stream.stream import FeatureStream
 from schemas.record import Modality, Turn
-from schemas.training import DataConfig
+from schemas.stream import DataConfig
 
 RECORDS = {
     "two": (["wide.jpg", "clear.png"], [], "<image> or <image>?"),

@@ -17,7 +17,7 @@ from pipelines.stream.reader import FeatureReader
 from pipelines.stream.selection import choose_views, select_frames
 from schemas.errors import CorruptError, MismatchError, NotFoundError, WorkError
 from schemas.record import Modality
-from schemas.training import FramesConfig
+from schemas.stream import FramesConfig
 
 
 class CountingStorage(LocalStorage):

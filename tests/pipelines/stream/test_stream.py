@@ -11,14 +11,14 @@ from tiny_corpus import SOURCES, TinyCorpus, build_corpus
 
 from infra.storage import LocalStorage
 from operators.batch import TrainingExample
-from pipelines.stream import stream as stream_module
-from pipelines.stream.stream import FeatureStream, scale_weights
+from pipelines.stream.mixture import scale_weights
+from pipelines.stream.stream import FeatureStream
 from schemas.errors import ConfigError, CorruptError, MismatchError, NotFoundError
 from schemas.record import Modality, Turn
-from schemas.training import DataConfig, FramesConfig
+from schemas.stream import DataConfig, FramesConfig
 
-DATA = DataConfig(batch=6, micro_batch=2)
-MIXED = DataConfig(batch=6, micro_batch=2, sources={"captions": 2.0, "mixed": 1.0, "videos": 1.0})
+DATA = DataConfig(batch=6, micro_batch=2, shards_per_block=3, threads=0)
+MIXED = DATA.model_copy(update={"sources": {"captions": 2.0, "mixed": 1.0, "videos": 1.0}})
 Steps = list[list[list[str]]]
 
 
@@ -27,15 +27,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> TinyCorpus:
     return build_corpus(tmp_path_factory.mktemp("corpus"), rejected=(0, 5))
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_module, "SHARDS_PER_BLOCK", 3)
-
-
 def open_stream(corpus: TinyCorpus, data: DataConfig = DATA, **changes) -> FeatureStream:
     return FeatureStream(
         corpus.storage, corpus.manifest, corpus.spec, data, **{"seed": 3, "num_epochs": 2, **changes}
     )
+
+
+def with_data(**changes) -> DataConfig:
+    return DATA.model_copy(update=changes)
 
 
 def names(step: list[list[TrainingExample]]) -> list[list[str]]:
@@ -75,7 +74,7 @@ def test_examples_carry_their_own_text_and_features(corpus: TinyCorpus) -> None:
     data = DATA.model_copy(update={"views": "all"})
     for step in open_stream(corpus, data, num_epochs=1):
         for batch in step:
-            assert len({examples[found.example_id].item.modality for found in batch}) == 1
+            assert len({len(found.media[0].patches[0]) for found in batch if found.media}) <= 1
             for found in batch:
                 wanted = examples[found.example_id]
                 assert found.source == wanted.source
@@ -127,11 +126,11 @@ def test_threads_change_nothing_and_the_position_is_what_was_handed_out(
     corpus: TinyCorpus, num_threads: int
 ) -> None:
     whole = run(open_stream(corpus))
-    stream = open_stream(corpus, num_threads=num_threads)
+    stream = open_stream(corpus, with_data(threads=num_threads))
     begun = [names(step) for step in islice(stream, 5)]
     state = stream.state_dict()
     assert (state["epoch"], state["step"]) == (0, 5)
-    resumed = open_stream(corpus, num_threads=num_threads)
+    resumed = open_stream(corpus, with_data(threads=num_threads))
     resumed.load_state_dict(state)
     assert begun + run(resumed) == whole
 
@@ -147,7 +146,7 @@ def test_weights_count_over_epochs(corpus: TinyCorpus) -> None:
 
 
 def test_sources_that_are_not_named_are_left_out(corpus: TinyCorpus) -> None:
-    stream = open_stream(corpus, DataConfig(batch=6, micro_batch=2, sources={"videos": 0.5}), num_epochs=1)
+    stream = open_stream(corpus, with_data(sources={"videos": 0.5}), num_epochs=1)
     seen = [name for step in run(stream) for batch in step for name in batch]
     assert sorted(seen) == sorted(example.id for example in usable(corpus) if example.source == "videos")
     assert stream.catalog.num_unused == sum(example.source != "videos" for example in corpus.examples)
@@ -157,7 +156,7 @@ def test_sources_that_are_not_named_are_left_out(corpus: TinyCorpus) -> None:
     ("views", "expected"), [("whole", {(1, 1), (3, 1)}), ("all", {(1, 5), (1, 1), (3, 1)})]
 )
 def test_views_and_frames_are_chosen(corpus: TinyCorpus, views: str, expected: set) -> None:
-    data = DataConfig(batch=6, micro_batch=2, frames=FramesConfig(max=3), views=views)
+    data = with_data(frames=FramesConfig(max=3), views=views)
     shapes = {
         tuple(medium.patches.shape[:2])
         for step in open_stream(corpus, data, num_epochs=1)
@@ -179,7 +178,7 @@ def test_one_file_or_many_is_the_same_order(corpus: TinyCorpus, tmp_path: Path) 
         ({"seed": 4}, "config"),
         ({"data": DATA.model_copy(update={"views": "all"})}, "config"),
         ({"data": MIXED}, "config"),
-        ({"data": DataConfig(batch=6, micro_batch=2, exclude=("image-00",))}, "config"),
+        ({"data": with_data(exclude=("image-00",))}, "config"),
     ],
 )
 def test_a_state_of_another_order_is_refused(corpus: TinyCorpus, changes: dict, named: str) -> None:
@@ -208,8 +207,8 @@ def test_a_bad_shard_stops_and_the_printed_line_leaves_it_out(
     tar = copied.tar_path("image-01")
     tar.write_bytes(bytes(tar.stat().st_size))
     with pytest.raises(CorruptError, match=r"exclude: \[image-01\]"):
-        run(open_stream(copied, num_threads=num_threads))
-    stream = open_stream(copied, DataConfig(batch=6, micro_batch=2, exclude=("image-01",)), num_epochs=1)
+        run(open_stream(copied, with_data(threads=num_threads)))
+    stream = open_stream(copied, with_data(exclude=("image-01",)), num_epochs=1)
     seen = {name for step in run(stream) for batch in step for name in batch}
     assert seen == {example.id for example in usable(corpus) if example.item.shard != "image-01"}
     assert stream.catalog.num_excluded > 0
@@ -217,9 +216,9 @@ def test_a_bad_shard_stops_and_the_printed_line_leaves_it_out(
 
 def test_missing_features_and_unknown_names(corpus: TinyCorpus) -> None:
     with pytest.raises(ConfigError, match="no shard 'image-0x', did you mean 'image-"):
-        open_stream(corpus, DataConfig(batch=6, micro_batch=2, exclude=("image-0x",)))
+        open_stream(corpus, with_data(exclude=("image-0x",)))
     with pytest.raises(ConfigError, match="did you mean 'captions'"):
-        open_stream(corpus, DataConfig(batch=6, micro_batch=2, sources={"caption": 1.0}))
+        open_stream(corpus, with_data(sources={"caption": 1.0}))
     with pytest.raises(ConfigError, match="rank 2"):
         open_stream(corpus, rank=2, world_size=2)
     fewer = corpus.features.model_copy(update={"shards": corpus.features.shards[1:]})
@@ -228,7 +227,7 @@ def test_missing_features_and_unknown_names(corpus: TinyCorpus) -> None:
         FeatureStream(corpus.storage, manifest, corpus.spec, DATA, seed=0)
     every = tuple(leaf.name for leaf in corpus.manifest.plan)
     with pytest.raises(ConfigError, match="no example is left"):
-        open_stream(corpus, DataConfig(batch=6, micro_batch=2, exclude=every))
+        open_stream(corpus, with_data(exclude=every))
 
 
 def test_damaged_examples_are_found(corpus: TinyCorpus, tmp_path: Path) -> None:
