@@ -7,11 +7,12 @@ stopped by SIGINT or SIGTERM.
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.console import say_error
+from jobs.console import print_result, say_error
 from jobs.stopping import INTERRUPTED_STATUS, StopSignals
 from schemas.errors import PipelineError
 
@@ -27,6 +28,7 @@ def build_app() -> typer.Typer:
         auditing,
         data,
         demo_command,
+        doctor_command,
         evaluating,
         generating,
         inspecting,
@@ -37,20 +39,36 @@ def build_app() -> typer.Typer:
         upkeep,
     )
     from jobs.bench import command as bench_command
+    from jobs.examples import show_examples
 
     app = typer.Typer(
         name="onetoken",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
-        help="Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models.",
     )
     for module in (
-        *(demo_command, planning, data, retrying, upkeep, auditing, reporting),
+        *(demo_command, doctor_command, planning, data, retrying, upkeep, auditing, reporting),
         *(training, generating, evaluating, inspecting, analyzing, bench_command),
     ):
         module.register(app)
+    app.callback()(_general_options)
+    show_examples(app)
     return app
+
+
+def _tell_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print_result([f"onetoken {version('onetoken')}"], False, {})
+        raise typer.Exit
+
+
+def _general_options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and leave."),
+    ] = False,
+) -> None:
+    """Multimodal training data, encoded once: shards, cached CLIP features, one-vision-token models."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

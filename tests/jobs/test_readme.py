@@ -17,7 +17,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SHIPPED = sorted((REPOSITORY / "jobs/recipes").glob("*.yaml"))
 GROUP = typer.main.get_group(build_app())
 VERBS = {
-    *("demo", "plan", "ingest", "shard", "featurize", "build", "retry"),
+    *("demo", "doctor", "plan", "ingest", "shard", "featurize", "build", "retry"),
     *("verify", "audit", "diff", "report", "gc", "train", "generate", "evaluate"),
     *("inspect", "analyze", "bench"),
 }

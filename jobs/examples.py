@@ -1,0 +1,35 @@
+"""What a person types: an example of every verb, shown at the end of its help."""
+
+from typing import Final
+
+import typer
+
+EXAMPLES: Final = {
+    "demo": ("onetoken demo --out onetoken-demo",),
+    "doctor": ("onetoken doctor --corpus s3://corpora/first",),
+    "plan": ("onetoken plan recipe.yaml",),
+    "ingest": ("onetoken ingest recipe.yaml --corpus corpus",),
+    "shard": ("onetoken shard recipe.yaml --corpus corpus --engine processes --workers 8",),
+    "featurize": ("onetoken featurize recipe.yaml --corpus corpus --engine ray --ray-address auto",),
+    "build": ("onetoken build recipe.yaml --corpus corpus --engine processes",),
+    "retry": ("onetoken retry --corpus corpus",),
+    "verify": ("onetoken verify --corpus corpus --engine processes",),
+    "audit": ("onetoken audit --corpus corpus --views 256",),
+    "report": ("onetoken report --corpus corpus --card corpus/README.md",),
+    "diff": ("onetoken diff corpus other-corpus", "onetoken diff corpus@0a1b2c3d corpus"),
+    "gc": ("onetoken gc --corpus corpus --dry-run",),
+    "train": ("onetoken train stage2.yaml --resume",),
+    "generate": ('onetoken generate runs/stage2 --image cat.jpg "What is the cat doing?"',),
+    "evaluate": ("onetoken evaluate runs/stage2 --corpus corpus",),
+    "inspect": ("onetoken inspect corpus", "onetoken inspect clip.mp4 --out views"),
+    "analyze": ("onetoken analyze flops --llm vicuna-7b",),
+    "bench": ("onetoken bench ingest --scale 0.01",),
+}
+
+
+def show_examples(app: typer.Typer) -> None:
+    """Put the examples below the help of each verb and group."""
+    for info in (*app.registered_commands, *app.registered_groups):
+        shown = EXAMPLES.get(str(info.name), ())
+        if shown:
+            info.epilog = "\n\n".join(["Example:" if len(shown) == 1 else "Examples:", *shown])
