@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
         demo_command,
         doctor_command,
         evaluating,
+        exporting,
         generating,
         inspecting,
         planning,
@@ -48,7 +49,7 @@ def build_app() -> typer.Typer:
     )
     for module in (
         *(demo_command, doctor_command, planning, data, retrying, upkeep, auditing, reporting),
-        *(training, generating, evaluating, inspecting, analyzing, bench_command),
+        *(training, generating, evaluating, exporting, inspecting, analyzing, bench_command),
     ):
         module.register(app)
     app.callback()(_general_options)

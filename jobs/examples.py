@@ -7,7 +7,7 @@ import typer
 EXAMPLES: Final = {
     "demo": ("onetoken demo --out onetoken-demo",),
     "doctor": ("onetoken doctor --corpus s3://corpora/first",),
-    "plan": ("onetoken plan recipe.yaml",),
+    "plan": ("onetoken plan recipe.yaml", "onetoken plan stage2.yaml --tokens 120"),
     "ingest": ("onetoken ingest recipe.yaml --corpus corpus",),
     "shard": ("onetoken shard recipe.yaml --corpus corpus --engine processes --workers 8",),
     "featurize": ("onetoken featurize recipe.yaml --corpus corpus --engine ray --ray-address auto",),
@@ -21,6 +21,7 @@ EXAMPLES: Final = {
     "train": ("onetoken train stage2.yaml --resume",),
     "generate": ('onetoken generate runs/stage2 --image cat.jpg "What is the cat doing?"',),
     "evaluate": ("onetoken evaluate runs/stage2 --corpus corpus",),
+    "export": ("onetoken export runs/stage2 exported",),
     "inspect": ("onetoken inspect corpus", "onetoken inspect clip.mp4 --out views"),
     "analyze": ("onetoken analyze flops --llm vicuna-7b",),
     "bench": ("onetoken bench ingest --scale 0.01",),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,8 @@ import typer
 
 from infra.storage import Storage, open_storage
 from jobs.console import Reporter, print_result
-from jobs.options import JsonOption, read_configuration
+from jobs.options import JsonOption, RayAddressOption, read_configuration
+from jobs.stopping import SoftStop
 from jobs.totals import in_counts
 from pipelines.engine import SerialEngine
 from schemas.corpus import Manifest
@@ -18,12 +20,34 @@ from schemas.feature import FeatureSpec
 from schemas.training import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from operators.batch import TrainingExample
+    from pipelines.stream.lengths import Lengths
     from pipelines.stream.stream import FeatureStream
     from pipelines.train.assembly import Assembly
     from pipelines.train.checkpoint import Checkpoint
+    from pipelines.train.evaluation import HeldOut
     from pipelines.train.metrics import StepReport
+    from pipelines.train.processes import Processes
+
+
+class TrainEngine(StrEnum):
+    """Who starts the processes that train."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+TrainEngineOption = Annotated[
+    TrainEngine, typer.Option("--engine", help="local: this process, or those of torchrun; ray: Ray Train.")
+]
+TrainWorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=1, help="Workers of Ray Train, each with a GPU if there are any."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +62,8 @@ class TrainingResult:
     """Mean over the last tenth."""
     left_out: dict[str, int]
     """Examples that were not trained on, by reason."""
+    is_first: bool = True
+    """Of several processes this is the one that speaks."""
 
     def lines(self, stage: int) -> list[str]:
         """The result in words."""
@@ -71,37 +97,77 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint below `out`.")
     ] = False,
+    engine: TrainEngineOption = TrainEngine.LOCAL,
+    workers: TrainWorkersOption = 1,
+    ray_address: RayAddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
     checked = read_configuration(config, TrainConfig)
-    with Reporter() as reporter:
-        result = run_training(checked, reporter, resume=resume)
-    print_result(result.lines(checked.stage), as_json, result.values())
+    if engine is TrainEngine.RAY:
+        from jobs.training_on_ray import train_on_ray
+
+        train_on_ray(checked, workers, ray_address, resume=resume)
+        print_result([f"the checkpoints lie in {checked.out}"], as_json, {"out": checked.out})
+        return
+    if workers != 1 or ray_address is not None:
+        raise ConfigError(
+            "--workers and --ray-address go with --engine ray; for several processes of this machine write "
+            "torchrun --nproc-per-node N --no-python onetoken train CONFIG"
+        )
+    with Reporter() as reporter, SoftStop(checked.run.stop_within_s) as stop:
+        result = run_training(checked, reporter, resume=resume, shall_stop=stop.is_asked)
+    if result.is_first:
+        print_result(result.lines(checked.stage), as_json, result.values())
 
 
-def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> TrainingResult:
+def run_training(
+    config: TrainConfig,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    shall_stop: "Callable[[], bool]" = bool,
+) -> TrainingResult:
     """Train from a corpus's features, from the beginning or from the last checkpoint.
 
+    Processes that torchrun or Ray Train started join in; the first one speaks.
+
+    Args:
+        config: of the run.
+        reporter: is told how far it is.
+        resume: from the last checkpoint below `out`.
+        shall_stop: asked after every step; when it is true, the run saves and ends.
+
     Raises:
-        ConfigError: when `out` is a file.
+        ConfigError: when `out` is a file, or the run needs more memory than `memory.limit`.
         ConflictError: when `out` holds checkpoints and `resume` is not asked for.
     """
+    from pipelines.train.precision import choose_device
+    from pipelines.train.processes import join_processes
+
+    with join_processes(choose_device(config.run).type) as processes:
+        if processes.is_alone and config.memory.limit is not None:
+            from jobs.planning_training import plan_training
+
+            reporter.say(plan_training(config)[0][-1])
+        return _train_together(config, reporter, processes, resume=resume, shall_stop=shall_stop)
+
+
+def _train_together(
+    config: TrainConfig,
+    reporter: Reporter,
+    processes: "Processes",
+    *,
+    resume: bool,
+    shall_stop: "Callable[[], bool]",
+) -> TrainingResult:
     from pipelines.commit import load_manifest, load_pinned_manifest
     from pipelines.train.assembly import assemble, restore
-    from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
     from pipelines.train.loop import TrainingRun, train
     from schemas.checkpoint import RunIdentity
 
     storage, out = open_storage(config.corpus), Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"`out: {out}` is a file; name a folder")
-    found = latest_checkpoint(out)
-    if found is not None and not resume:
-        raise ConflictError(
-            f"{out} holds {found.name} already; pass --resume to go on, or choose another `out`"
-        )
-    checkpoint = open_checkpoint(found) if found else None
+    checkpoint = find_start(out, resume=resume)
     if checkpoint:
         manifest = load_pinned_manifest(storage, checkpoint.state.identity.manifest_sha256)
     else:
@@ -110,15 +176,96 @@ def run_training(config: TrainConfig, reporter: Reporter, *, resume: bool) -> Tr
     spec = read_spec(storage, manifest, digest)
     encoder = manifest.features[digest].encoder
     identity = RunIdentity(manifest_sha256=manifest.digest, spec=spec, encoder=encoder)
-    reporter.say(f"stage {config.stage}: features {digest} ({spec.codec.name}), model {config.model.llm}")
+    say = reporter.say if processes.is_first else _say_nothing
+    say(f"stage {config.stage}: features {digest} ({spec.codec.name}), model {config.model.llm}")
     if resume:
-        reporter.say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
+        say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
-    stream, left_out = _open_stream(storage, manifest, spec, config, assembly, reporter)
+    stream, left_out, lengths = _open_stream(storage, manifest, spec, config, assembly, reporter, processes)
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
-    run = TrainingRun(assembly=assembly, config=config, source=stream, identity=identity, num_steps=num_steps)
-    folder = train(run, checkpoint, _show_step(reporter, config.stage, num_steps))
-    return TrainingResult(folder, num_steps, *_mean_losses(out / "metrics.jsonl"), left_out)
+    run = TrainingRun(
+        assembly=assembly,
+        config=config,
+        source=stream,
+        identity=identity,
+        num_steps=num_steps,
+        processes=processes,
+        held_out=_hold_out(storage, manifest, spec, config, lengths, processes),
+        shall_stop=shall_stop,
+    )
+    processes.wait()
+    show = _show_step(reporter, config.stage, num_steps) if processes.is_first else None
+    folder = train(run, checkpoint, show)
+    losses = _mean_losses(out / "metrics.jsonl")
+    return TrainingResult(folder, num_steps, *losses, left_out, is_first=processes.is_first)
+
+
+def _hold_out(
+    storage: Storage,
+    manifest: Manifest,
+    spec: FeatureSpec,
+    config: TrainConfig,
+    lengths: "Lengths",
+    processes: "Processes",
+) -> "HeldOut | None":
+    """Batches of the shards that training leaves out, from the beginning each time; None: never asked for.
+
+    Raises:
+        ConfigError: no shard is left out.
+    """
+    from itertools import islice
+
+    from pipelines.stream.stream import FeatureStream
+
+    if config.run.evaluate_every is None:
+        return None
+    if not config.data.exclude:
+        raise ConfigError("`run.evaluate_every` needs shards that are held out; name some in `data.exclude`")
+    others = tuple(leaf.name for leaf in manifest.plan if leaf.name not in config.data.exclude)
+    units: dict[str, object] = {"units": processes.world_size}
+    if config.data.unit == "count":
+        units = {"batch": config.data.micro_batch * processes.world_size}
+    data = config.data.model_copy(update={"exclude": others, "workers": 0, **units})
+
+    def read() -> "Iterator[list[list[TrainingExample]]]":
+        stream = FeatureStream(
+            storage,
+            manifest,
+            spec.short_digest,
+            data,
+            seed=0,
+            num_epochs=1,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            lengths=lengths,
+            frame_tokens=count_frame_tokens(config, spec),
+        )
+        yield from islice(stream, config.run.evaluate_batches)
+
+    return read
+
+
+def find_start(out: Path, *, resume: bool) -> "Checkpoint | None":
+    """The checkpoint below `out` to go on from.
+
+    Raises:
+        ConfigError: `out` is a file.
+        ConflictError: there is one, and `resume` is not asked for.
+    """
+    from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
+
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"`out: {out}` is a file; name a folder")
+    found = latest_checkpoint(out)
+    if found is not None and not resume:
+        raise ConflictError(
+            f"{out} holds {found.name} already; pass --resume to go on, or choose another `out`"
+        )
+    return open_checkpoint(found) if found else None
+
+
+def _say_nothing(_: str) -> None:
+    """For all processes but the first."""
 
 
 def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None" = None) -> str:
@@ -158,7 +305,8 @@ def _open_stream(
     config: TrainConfig,
     assembly: "Assembly",
     reporter: Reporter,
-) -> "tuple[FeatureStream, dict[str, int]]":
+    processes: "Processes",
+) -> "tuple[FeatureStream, dict[str, int], Lengths]":
     from pipelines.stream.lengths import count_lengths
     from pipelines.stream.stream import FeatureStream
 
@@ -169,6 +317,8 @@ def _open_stream(
         spec.short_digest,
         config.data,
         seed=config.run.seed,
+        rank=processes.rank,
+        world_size=processes.world_size,
         lengths=lengths,
         frame_tokens=count_frame_tokens(config, spec),
     )
@@ -178,9 +328,9 @@ def _open_stream(
         "rejected_media": catalog.num_rejected,
         "excluded_shards": catalog.num_excluded,
     }
-    if catalog.left_out:
+    if catalog.left_out and processes.is_first:
         reporter.say(f"some examples are left out for what they say: {in_counts(catalog.left_out)}")
-    return stream, {reason: count for reason, count in left_out.items() if count}
+    return stream, {reason: count for reason, count in left_out.items() if count}, lengths
 
 
 def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:

@@ -25,7 +25,16 @@ _NOT_COMPARED = {
     "out": True,
     "data": HOW,
     "memory": True,
-    "run": {"save_every", "keep_last", "log_every", "device", "threads"},
+    "run": {
+        "save_every",
+        "keep_last",
+        "stop_within_s",
+        "evaluate_every",
+        "evaluate_batches",
+        "log_every",
+        "device",
+        "threads",
+    },
 }
 
 
@@ -52,6 +61,15 @@ class ModelConfig(StrictModel):
     """published: the patches' positions are the C*C grid's, resized; native: those of the 24x24 patches."""
     start_from: str | None = None
     """A checkpoint folder. From stage 1: its projector and language model; from stage 2: everything."""
+    init_from: str | None = None
+    """Weights that others published, a folder or file: LLaVA-Mini's, LLaVA-1.5's, or its projector. What they
+    hold replaces that part of the model, the rest stays fresh."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "ModelConfig":
+        if self.start_from is not None and self.init_from is not None:
+            raise ValueError("give either start_from, for a checkpoint, or init_from, for published weights")
+        return self
 
 
 OptimizerKind = Literal["adamw", "adafactor", "adamw_8bit", "adamw_4bit"]
@@ -129,6 +147,12 @@ class RunConfig(StrictModel):
     """Steps between checkpoints; the last step is always saved."""
     keep_last: Count | None = 2
     """Older checkpoints are removed once a newer one is whole; null: never."""
+    stop_within_s: Count = 120
+    """Seconds after SIGTERM within which the run ends its step and saves; then it ends unsaved."""
+    evaluate_every: Count | None = None
+    """Steps between losses on held-out examples: those of the shards under `data.exclude`. Null: never."""
+    evaluate_batches: Count = 32
+    """Micro-batches of held-out examples that are read each time."""
     log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -169,7 +193,7 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _optimizer_fits(self) -> "TrainConfig":
-        if self.optimizer.in_backward and self.data.batch != self.data.micro_batch:
+        if self.optimizer.in_backward and self.data.units_per_step != 1:
             size = min(self.data.batch, max(self.data.micro_batch, 16))
             raise ValueError(
                 "optimizer.in_backward moves the weights with every micro-batch and cannot accumulate; write "

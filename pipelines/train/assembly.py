@@ -17,6 +17,7 @@ from operators.loading import quiet_transformers
 from operators.prompt import Prompter
 from operators.tokenizer import Tokenizer
 from pipelines.train.checkpoint import Checkpoint, load_weights, open_checkpoint
+from pipelines.train.foreign import start_from_foreign
 from pipelines.train.model import OneTokenModel, build_model
 from pipelines.train.precision import cast_weights, dtype_of, trained_dtype_of
 from pipelines.train.shape import plan_of, shape_of
@@ -38,12 +39,15 @@ def assemble(config: TrainConfig, encoder_width: int) -> Assembly:
     Raises:
         ConfigError: the language model or its tokenizer cannot be used.
         MismatchError: `start_from` is of another language model, encoder or shape.
-        NotFoundError: there is no checkpoint at `start_from`.
-        CorruptError: files of that checkpoint changed.
+        NotFoundError: there is no checkpoint at `start_from`, or no weights at `init_from`.
+        CorruptError: files of them changed or cannot be read.
     """
     if config.model.start_from is None:
         llm = load_language_model(config.model.llm, _loading_dtype(config))
-        return _put_together(llm, load_tokenizer(config.model.llm), config, encoder_width)
+        assembly = _put_together(llm, load_tokenizer(config.model.llm), config, encoder_width)
+        if config.model.init_from is not None:
+            start_from_foreign(assembly.model, Path(config.model.init_from))
+        return assembly
     start = open_checkpoint(Path(config.model.start_from))
     _check_start(start, config, encoder_width)
     assembly = _build_from_folder(start.folder, config, encoder_width)

@@ -9,15 +9,18 @@ on one empty view, or one token, times 0. Without that, the exchange of gradient
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from operators.batch import IGNORED_LABEL, ModelBatch, TrainingExample
 from operators.collate import collate_training
 from pipelines.train.assembly import Assembly
 from pipelines.train.precision import computing
 from pipelines.train.processes import ALONE, Processes
+from pipelines.train.utilization import step_flops
 from schemas.errors import DivergedError
 
 MicroBatches = list[list[TrainingExample]]
@@ -32,6 +35,16 @@ class StepGradients:
     num_labels: int
     num_tokens: int
     num_examples: int
+    flops: float
+    """Of all processes, forward and backward."""
+
+
+class RoundLoss(NamedTuple):
+    """What one round gave."""
+
+    total: Float[Tensor, ""]
+    """Summed over learned tokens."""
+    flops: float
 
 
 def accumulate_gradients(
@@ -49,52 +62,59 @@ def accumulate_gradients(
         DivergedError: the loss of a micro-batch is not finite.
         SampleError: an example cannot be written.
     """
-    rounds = [
-        collate_training(part, assembly.prompter, keep_stored=True) if part else None
-        for part in micro_batches
-    ]
-    if processes.is_alone:
-        rounds = [batch for batch in rounds if batch is not None]
+    rounds = collate_rounds(assembly, micro_batches, processes)
     batches = [batch for batch in rounds if batch is not None]
     counts = [
-        sum(_count_labels(batch) for batch in batches),
+        sum(count_labels(batch) for batch in batches),
         sum(int(batch.attention_mask.sum()) for batch in batches),
         sum(len(batch.example_ids) for batch in batches),
     ]
     num_labels, num_tokens, num_examples = (int(count) for count in processes.add(counts))
-    passes = _agree_on_passes(assembly, rounds, processes)
-    total, bad_ids = 0.0, list[str]()
+    passes = agree_on_passes(assembly, rounds, processes)
+    total, flops, bad_ids = 0.0, 0.0, list[str]()
     for batch, num_passes in zip(rounds, passes, strict=True):
-        share = _share(
-            assembly, batch or _empty_batch(), dtype, num_passes, num_labels / processes.world_size
-        )
+        losses = sum_losses(assembly, batch, dtype, num_passes)
+        share = losses.total * processes.world_size / max(num_labels, 1)
         value = float(share.detach()) / processes.world_size
         if not math.isfinite(value):
             bad_ids += list(batch.example_ids) if batch else []
             if processes.is_alone:
                 break
-        total += value
+        total, flops = total + value, flops + losses.flops
         cast(Any, share).backward()
-    (loss,) = processes.add([total if not bad_ids else math.nan])
+    loss, all_flops = processes.add([math.nan if bad_ids else total, flops])
     if not math.isfinite(loss):
         ids = ", ".join(bad_ids) or "of another process"
         raise DivergedError(f"the loss of a batch is {loss}, with examples {ids}; {ADVICE}")
-    return StepGradients(loss, num_labels, num_tokens, num_examples)
+    return StepGradients(loss, num_labels, num_tokens, num_examples, all_flops)
 
 
-def _share(
-    assembly: Assembly, batch: ModelBatch, dtype: torch.dtype, num_passes: int, divisor: float
-) -> torch.Tensor:
-    """A micro-batch's part of the mean loss."""
-    model = assembly.model
+def collate_rounds(
+    assembly: Assembly, micro_batches: MicroBatches, processes: Processes
+) -> list[ModelBatch | None]:
+    """A batch for each round of a process; None where it has no examples, which alone it leaves out."""
+    rounds = [
+        collate_training(part, assembly.prompter, keep_stored=True) if part else None
+        for part in micro_batches
+    ]
+    return [batch for batch in rounds if batch is not None] if processes.is_alone else rounds
+
+
+def sum_losses(
+    assembly: Assembly, batch: ModelBatch | None, dtype: torch.dtype, num_passes: int
+) -> RoundLoss:
+    """The loss of a batch, summed over its learned tokens; without one, 0 through all of the model."""
+    model, given = assembly.model, batch or _empty_batch()
     device = torch.device(model.token_embeddings.weight.device.type)
-    moved = batch.to(device)
-    layout = model.lay_out(batch, moved.frames)
+    moved = given.to(device)
+    layout = model.lay_out(given, moved.frames)
     with computing(device, dtype):
-        return model(moved, layout, num_passes).total / max(divisor, 1e-9)
+        total = model(moved, layout, num_passes).total
+    num_patches = 0 if moved.frames is None else moved.frames.shape[1] * moved.frames.shape[2]
+    return RoundLoss(total, step_flops(model, given, count_labels(given), num_patches))
 
 
-def _agree_on_passes(
+def agree_on_passes(
     assembly: Assembly, rounds: Sequence[ModelBatch | None], processes: Processes
 ) -> list[int]:
     """How often the vision modules run in each round."""
@@ -119,6 +139,6 @@ def _empty_batch() -> ModelBatch:
     )
 
 
-def _count_labels(batch: ModelBatch) -> int:
+def count_labels(batch: ModelBatch) -> int:
     """Tokens that are predicted: the first of a row never is."""
     return int((batch.labels[:, 1:] != IGNORED_LABEL).sum())

@@ -11,7 +11,7 @@ Leaves out: reading ahead, which is the source's work.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -26,13 +26,15 @@ from pipelines.train.checkpoint import (
     load_optimizer,
     unique_tensors,
 )
+from pipelines.train.evaluation import HeldOut, measure_loss
 from pipelines.train.gradients import ADVICE, MicroBatches, accumulate_gradients
-from pipelines.train.metrics import MetricsFile, StepReport
+from pipelines.train.metrics import Metrics, StepReport
 from pipelines.train.optimizer import Optimizer, build_optimizer
 from pipelines.train.precision import choose_device, dtype_of
 from pipelines.train.processes import ALONE, Processes
 from pipelines.train.saving import CheckpointWriter, copy_tensors
 from pipelines.train.sharding import shard_model
+from pipelines.train.utilization import memory_bytes, peak_flops
 from schemas.checkpoint import RunIdentity
 from schemas.errors import DivergedError, WorkError
 from schemas.training import TrainConfig
@@ -66,6 +68,8 @@ class TrainingRun:
     num_steps: int
     processes: Processes = ALONE
     """Those that train together; each has a run of its own, with its share of the source."""
+    held_out: HeldOut | None = None
+    """What the loss is measured on every `run.evaluate_every` steps."""
     shall_stop: Callable[[], bool] = bool
     """Asked after every step; once it is true, the run saves and ends."""
 
@@ -95,13 +99,15 @@ def train(
     """
     config, out = run.config, Path(run.config.out)
     optimizer, first = _prepare(run, resume_from)
-    metrics = MetricsFile(out / "metrics.jsonl", first) if run.processes.is_first else None
+    metrics = Metrics(out, first) if run.processes.is_first else None
     steps = iter(run.source)
     with CheckpointWriter(out, config.run.keep_last) as writer:
         for step in range(first, run.num_steps):
             report = _take_step(run, optimizer, steps, step)
             is_last = report.step == run.num_steps or _shall_stop(run)
-            if metrics and (is_last or report.step % config.run.log_every == 0):
+            report = _with_held_out(run, report, is_last)
+            is_logged = is_last or report.held_out_loss is not None
+            if metrics and (is_logged or report.step % config.run.log_every == 0):
                 metrics.append(report)
             if on_step is not None:
                 on_step(report)
@@ -110,6 +116,8 @@ def train(
             if is_last:
                 break
         written = writer.wait()
+    if metrics:
+        metrics.close()
     run.processes.wait()
     return written or latest_checkpoint(out) or out
 
@@ -144,6 +152,8 @@ def _take_step(
     if not math.isfinite(grad_norm):
         ids = ", ".join(example.example_id for examples in micro_batches for example in examples)
         raise DivergedError(f"the gradient of step {step + 1} is not finite, with examples {ids}; {ADVICE}")
+    device = choose_device(run.config.run)
+    step_s, peak = time.perf_counter() - started_s, peak_flops(device)
     return StepReport(
         step=step + 1,
         epoch=int(run.source.state_dict()["epoch"]),
@@ -153,9 +163,20 @@ def _take_step(
         num_examples=gradients.num_examples,
         num_tokens=gradients.num_tokens,
         num_labels=gradients.num_labels,
-        step_s=time.perf_counter() - started_s,
+        step_s=step_s,
         data_wait_s=waited_s,
+        memory_bytes=memory_bytes(device),
+        mfu=gradients.flops / (step_s * peak * run.processes.world_size) if peak else None,
     )
+
+
+def _with_held_out(run: TrainingRun, report: StepReport, is_last: bool) -> StepReport:
+    """The report with the loss on held-out examples, where it is time to measure it."""
+    every = run.config.run.evaluate_every
+    if run.held_out is None or every is None or (report.step % every and not is_last):
+        return report
+    loss = measure_loss(run.assembly, run.held_out, dtype_of(run.config.run), run.processes)
+    return replace(report, held_out_loss=loss)
 
 
 def _shall_stop(run: TrainingRun) -> bool:

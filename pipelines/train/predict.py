@@ -74,7 +74,7 @@ def largest_step(config: TrainConfig, num_tokens: int | None = None) -> StepShap
     tokens = num_tokens or data.max_tokens
     frames = data.frames.uniform or data.frames.max or 1
     return StepShape(
-        num_examples=data.micro_batch,
+        num_examples=data.micro_batch if data.unit == "count" else max(1, data.unit_tokens // tokens),
         num_tokens=tokens,
         num_labels=max(1, int(tokens * ANSWER_SHARE)),
         num_frames=frames if config.stage == 2 and data.views == "whole" else 1,
@@ -99,7 +99,7 @@ def predict(llm_config: PretrainedConfig, config: TrainConfig, step: StepShape) 
         optimizer, state = _make_optimizer(model, config)
         optimizer.begin_step(0)
         # With several micro-batches, the second finds the gradients of the first.
-        for _ in range(1 if config.data.batch == config.data.micro_batch else 2):
+        for _ in range(1 if config.data.units_per_step == 1 else 2):
             with computing(CPU, dtype_of(config.run)):
                 share = model(batch, layout).total / step.num_labels
             share.backward()

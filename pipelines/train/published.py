@@ -69,7 +69,7 @@ def load_published(model: OneTokenModel, weights: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
     _check_same(own, given)
     if POSITION_KEY in weights:
-        _check_positions(model, weights[POSITION_KEY])
+        check_positions(model, weights[POSITION_KEY])
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(given[name])
@@ -90,7 +90,8 @@ def _check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_positions(model: OneTokenModel, table: Tensor) -> None:
+def check_positions(model: OneTokenModel, table: Tensor) -> None:
+    """Raises `MismatchError` where a published table of query positions is not the model's."""
     own = _query_positions(model)
     if table.shape != own.shape or not torch.allclose(table.float().cpu(), own, atol=1e-2):
         raise MismatchError(f"{POSITION_KEY} is not the 2D sine-cosine table of this grid and width")

@@ -152,6 +152,8 @@ def test_low_bits_without_the_library(llm: Path, tmp_path: Path, kind: str) -> N
         build_optimizer(assemble(config, WIDTH).model, config, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.skipif(not HAS_TORCHAO, reason="needs torchao")
 @pytest.mark.parametrize("kind", ["adamw_8bit", "adamw_4bit"])
 def test_low_bits_are_near_adamw_and_resume_to_the_bit(kind: str) -> None:

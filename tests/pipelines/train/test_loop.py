@@ -126,6 +126,17 @@ def test_a_killed_process_leaves_a_run_to_resume(llm: Path, tmp_path: Path) -> N
     assert_same_tensors(out / "step-000008", tmp_path / "straight/step-000008", at_least=20)
 
 
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_bit(llm: Path, tmp_path: Path) -> None:
+    train(tiny_run(tiny_config(llm, tmp_path / "straight")))
+    config = tiny_config(llm, tmp_path / "stopped", run={"save_every": 100})
+    reports: list[StepReport] = []
+    asked = replace(tiny_run(config), shall_stop=lambda: len(reports) == 2)
+    folder = train(asked, None, reports.append)
+    assert folder.name == "step-000003"
+    again = train(resumed_run(config, folder), open_checkpoint(folder))
+    assert_same_tensors(again, tmp_path / "straight/step-000008", at_least=20)
+
+
 def test_a_complete_run_is_left_as_it_is(llm: Path, tmp_path: Path) -> None:
     config = tiny_config(llm, tmp_path, run={"steps": 1})
     folder = train(tiny_run(config))
