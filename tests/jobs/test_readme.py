@@ -19,7 +19,7 @@ GROUP = typer.main.get_group(build_app())
 VERBS = {
     *("demo", "doctor", "plan", "ingest", "shard", "featurize", "build", "retry"),
     *("verify", "audit", "diff", "report", "gc", "train", "generate", "evaluate"),
-    *("inspect", "analyze", "bench"),
+    *("inspect", "export", "analyze", "bench"),
 }
 
 
