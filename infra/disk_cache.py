@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -91,8 +92,9 @@ class DiskCache:
 
     def _use(self, target: Path) -> bool:
         """Whether an object is there; if so, it was used now."""
+        now = time.time_ns()
         try:
-            os.utime(target)
+            os.utime(target, ns=(now, now))  # the system's own stamp is too coarse to tell what came first
         except FileNotFoundError:
             return False
         return True

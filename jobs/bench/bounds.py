@@ -84,5 +84,14 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
         "driver_growth": at_most(1.15, "peak memory of the driver with 1,000 shards, units simulated"),
         "rerun_unchanged": at_most(0.01, "wall time of the first build, all three stages, a toy encoder"),
     },
+    "stream": {
+        "vs_reader": at_least(0.7, "a bare reader of the cache"),
+        "resume90_vs_0": at_least(0.9, "the first step at the start of the epoch, from a new plan"),
+        "first_batch_s": at_most(0.5, "from a table of 3M examples in memory to its first step"),
+        "plan_mib_3m": at_most(200, "the process that plans 3M examples"),
+        "plan_mib_30m": at_most(500, "the process that plans 30M examples"),
+        "padding_waste": at_most(0.02, "units by count of 8, text tokens, lengths like mix665k's"),
+        "pack_fill": at_least(0.97, "sequences of 4096 tokens, the same lengths"),
+        "s3_vs_ranged": at_least(0.8, "bare ranged reads"),
+    },
 }
-"""By benchmark and key."""

@@ -23,6 +23,7 @@ class BenchName(StrEnum):
     READ = "read"
     REDUCE = "reduce"
     SHARD = "shard"
+    STREAM = "stream"
 
 
 class Measure(Protocol):

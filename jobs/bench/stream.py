@@ -1,0 +1,62 @@
+"""`onetoken bench stream`: what the order costs, and what its units hold, on made-up tables of examples.
+
+Each table is planned in a fresh process: 3M examples by count and packed, 30M packed. Times are CPU time.
+Left out so far: the stream against a bare reader, and S3 against bare ranged reads.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from jobs.bench.fresh import run_fresh
+from jobs.bench.result import Measured, Say
+
+FEW, MANY = 3_000_000, 30_000_000
+LEFT_OUT: Final = ("vs_reader", "s3_vs_ranged")
+
+
+class Planned(msgspec.Struct):
+    """What planning one table took, as its process says."""
+
+    first_batch_s: float
+    early_start_s: float
+    late_start_s: float
+    num_steps: int
+    padding: float
+    fill: float
+    peak_mib: float
+
+
+def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
+    """See `Measure`; nothing is written to the folder."""
+    counted = plan_table(round(FEW * scale), "count", say)
+    packed = plan_table(round(FEW * scale), "pack", say)
+    many = plan_table(round(MANY * scale), "pack", say)
+    ratios = {
+        "resume90_vs_0": counted.early_start_s / counted.late_start_s,
+        "first_batch_s": max(counted.first_batch_s, packed.first_batch_s),
+        "plan_mib_3m": max(counted.peak_mib, packed.peak_mib),
+        "plan_mib_30m": many.peak_mib,
+        "padding_waste": counted.padding,
+        "pack_fill": packed.fill,
+    }
+    details = {
+        "first_batch_count_s": counted.first_batch_s,
+        "first_batch_pack_s": packed.first_batch_s,
+        "first_batch_pack_30m_s": many.first_batch_s,
+        "start_at_0_s": counted.early_start_s,
+        "start_at_90_s": counted.late_start_s,
+        "start_at_90_pack_30m_s": many.late_start_s,
+        "num_steps_count": counted.num_steps,
+        "num_steps_pack": packed.num_steps,
+        "pack_fill_30m": many.fill,
+    }
+    return Measured(ratios=ratios, details=details, not_measured=LEFT_OUT)
+
+
+def plan_table(num_examples: int, unit: str, say: Say) -> Planned:
+    """Plan a table in a fresh process."""
+    say(f"the order of {num_examples:,} examples, by {unit}")
+    answer = run_fresh("jobs.bench.order_manifest", [str(max(2000, num_examples)), unit]).answer
+    return msgspec.json.decode(answer, type=Planned)
