@@ -3,7 +3,8 @@
 Six sources of different lengths, all together 20 to 2000 text tokens with a median near 120, 1,310 examples a
 shard, three modalities of which pictures are most. Started as a program with (examples, unit) it says, as
 JSON, how long the first step took from a table in memory on; how long the first step of a new plan takes at
-the start of an epoch and at 90 % of it, medians, taking turns; what units hold; and how much memory the process took.
+the start of an epoch and at 90 % of it, medians, taking turns; what units hold; and how much memory the
+process took.
 """
 
 import json
