@@ -35,7 +35,8 @@ def test_build_finds_all_of_it_done(small_job, outcomes):
     assert built.status == 0
     expected = outcomes["ingest"].values | outcomes["shard"].values | outcomes["featurize"].values
     assert (expected["media_read"], expected["media_unchanged"]) == (8, 0)
-    assert built.values == expected | {"media_read": 0, "media_unchanged": 8}
+    assert expected["throughput"]["featurize"]["bytes"] > 0
+    assert built.values == expected | {"media_read": 0, "media_unchanged": 8, "throughput": {}}
     assert "shard:" not in built.said
     assert "featurize:" not in built.said
 
@@ -124,7 +125,8 @@ def test_inspect_tells_the_corpus(small_job, outcomes):
     assert outcome.status == 0
     found = outcome.values
     assert {key: found[key] for key in TOTALS} == {key: outcomes["ingest"].values[key] for key in TOTALS}
-    features = outcomes["featurize"].values
+    features = dict(outcomes["featurize"].values)
+    assert features.pop("throughput")
     assert found["features"][features["spec"]] == features
 
 

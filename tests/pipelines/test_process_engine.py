@@ -79,7 +79,7 @@ def test_no_units_start_no_child(engine: ProcessesEngine) -> None:
 def test_no_more_children_than_units_or_workers(engine: ProcessesEngine) -> None:
     assert len({pid for _, pid in engine.run(Environment(), ["pid"])}) == 1
     pids = {pid for _, pid in engine.run(Environment(), ["pid"] * 200)}
-    assert len(pids) == 2
+    assert len(pids) <= 2  # one may have done all before the other was ready
     assert str(os.getpid()) not in pids
 
 
