@@ -6,7 +6,7 @@ SOURCES := schemas operators infra pipelines jobs tests
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-slow ceph machines browser lint format lock clean
+.PHONY: demo test test-slow ceph machines browser docs lint format lock clean
 
 demo: .venv/installed
 	$(BIN)/onetoken demo
@@ -29,12 +29,21 @@ machines:
 browser:
 	command -v chromium > /dev/null || apt-get install --yes -qq --no-install-recommends chromium || true
 
+# The documentation, below site/; a link that leads nowhere is an error.
+docs: .venv/documented
+	$(BIN)/python -m jobs.reference docs
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+.venv/documented: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]" -c requirements.lock
+	touch $@
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/codespell $(SOURCES) README.md Makefile
+	$(BIN)/codespell $(SOURCES) docs README.md Makefile
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ VERBS = {
 
 
 def read_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}[^\n]*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
 def read_typed_lines() -> list[list[str]]:
