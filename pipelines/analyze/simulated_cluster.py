@@ -18,6 +18,8 @@ import numpy as np
 from pipelines.host import Done, Lost, Ready, Report
 
 QUANTUM_S: Final = 10.0
+TICK_S: Final = 1e-3
+"""A wait in vain ends a moment after its limit, as real ones do: what was due at the limit is overdue."""
 
 Work = Callable[[Any], Any]
 """What a worker does with a unit: commits it, and tells of it."""
@@ -130,7 +132,7 @@ class SimulatedCrew:
             if self._reports:
                 end_s = min(end_s, self.now_s + QUANTUM_S)
         if not self._reports and end_s < float("inf"):
-            self.now_s = end_s
+            self.now_s = end_s + TICK_S
         reports, self._reports = self._reports, []
         return [(worker, report) for worker, report in reports if self._is_told(worker, report)]
 

@@ -2,7 +2,9 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from small_job import run_onetoken
 
 
@@ -40,3 +42,22 @@ def test_no_such_model_is_told(tmp_path) -> None:
     outcome = run_onetoken("analyze", "flops", "--llm", tmp_path / "nothing")
     assert outcome.status == 2
     assert "vicuna-7b" in outcome.said
+
+
+def test_attention_is_written_down(small_job, outcomes, tmp_path) -> None:
+    outcome = run_onetoken(
+        "analyze", "attention", small_job.out(2), "--out", tmp_path, "--examples", 3, "--layers", 1, "--json"
+    )
+    assert outcome.status == 0, outcome.err
+    rows = pq.read_table(tmp_path / "attention.parquet").to_pylist()
+    assert rows == outcome.values["layers"]
+    assert {row["looking"] for row in rows} == {"instruction", "vision", "response"}
+    for row in rows:
+        assert row["instruction"] + row["vision"] + row["response"] == pytest.approx(1, abs=1e-4)
+    dropped = pq.read_table(tmp_path / "dropped.parquet").to_pylist()
+    assert dropped[0]["layers"] == "none"
+    assert dropped[1]["layers"] == "1-1"
+    for name in ("attention.png", "entropy.png", "dropped.png"):
+        with Image.open(tmp_path / name) as image:
+            assert len(set(image.get_flattened_data())) > 3
+    assert len(outcome.values["files"]) == 5

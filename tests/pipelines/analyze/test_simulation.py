@@ -78,6 +78,16 @@ def test_a_lost_machine_is_told_once_and_its_unit_goes_to_another() -> None:
     assert crew.wait(100.0)[0][0] == third
 
 
+def test_a_worker_that_finds_no_place_in_time_is_hired_anew() -> None:
+    """The one machine is away for longer than a worker may take to start: the run goes on when it is back."""
+    model = ClusterModel(nodes=1, slots=1, mean_time_to_failure_s=1e12, repair_s=2000.0, cut_share=0.0)
+    crew = SimulatedCrew(model, lambda unit: (unit, True), lambda unit: unit)
+    crew._after(100.0, crew._make_failure(0))
+    dispatch = Dispatch(crew, Spec(), [50.0, 50.0], unit_limit_s=1e6, start_limit_s=600.0, clock=crew.clock)
+    assert [index for index, _ in dispatch.results()] == [0, 1]
+    assert crew.now_s > 2100
+
+
 def test_dismissed_workers_say_nothing() -> None:
     crew = SimulatedCrew(
         ClusterModel(nodes=1, slots=1, **STEADY), lambda unit: (unit, True), lambda unit: unit
