@@ -94,7 +94,7 @@ def test_code_runs(demo, monkeypatch):
 
 
 def test_pages_made_from_code_are_as_the_code_makes_them():
-    assert (DOCS / "recipes.md").read_text() == describe_settings()
+    assert (DOCS / "recipes.md").read_text() == describe_settings(), "run `make docs`"
     assert (DOCS / "formats.md").read_text() == draw_formats((DOCS / "formats.md.in").read_text())
 
 
