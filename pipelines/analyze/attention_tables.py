@@ -36,6 +36,7 @@ SIZE_PX: Final = (720, 420)
 MARGIN_PX: Final = 50
 COLORS: Final = ("#4363d8", "#e6194b", "#3cb44b", "#f58231")
 _arrow: Any = pyarrow
+_parquet: Any = pyarrow.parquet
 NAMES: Final = {role: role.name.lower() for role in Role}
 
 
@@ -133,7 +134,7 @@ def write_tables(folder: Path, layers: Sequence[LayerRow], dropped: Sequence[Dro
     paths = [folder / name for name in ("attention.parquet", "dropped.parquet")]
     for path, rows in zip(paths, (layers, dropped), strict=True):
         table = _arrow.Table.from_pylist([asdict(row) for row in rows])
-        _arrow.parquet.write_table(table, path)
+        _parquet.write_table(table, path)
     response = [row for row in layers if row.looking == NAMES[Role.RESPONSE]]
     charts: dict[str, Mapping[str, Sequence[float]]] = {
         "attention.png": {name: [float(getattr(row, name)) for row in response] for name in NAMES.values()},
