@@ -192,7 +192,8 @@ def test_features_are_made_of_all_that_is_left(built, job):
     num_never_opened = codes.count("missing_file") + codes.count("unsafe_path")
     assert built["media_unchanged"] == 0
     num_unchanged = built["media_read"] + num_never_opened
-    assert again.values == {**built, "media_read": 0, "media_unchanged": num_unchanged}
+    nothing_done = {"media_read": 0, "media_unchanged": num_unchanged, "throughput": {}}
+    assert again.values == {**built, **nothing_done}
     assert "featurize:" not in again.said
 
 
