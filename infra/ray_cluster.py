@@ -27,7 +27,7 @@ from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.errors import ConfigError, MismatchError, NotFoundError
+from schemas.errors import ConfigError, MismatchError, NotFoundError, WorkError
 
 # Ray reads its token once per process, so a process has one for all the clusters that it starts.
 _TOKEN = secrets.token_hex(32)
@@ -49,6 +49,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
     Raises:
         NotFoundError: when nothing answers at the address.
         ConfigError: when this process is connected to Ray already.
+        WorkError: when Ray does not start here.
     """
     with contextlib.nullcontext() if address else temporary_folder() as folder:
         settings = _local_environment(folder) if folder else _quiet_and_watchful()
@@ -157,14 +158,18 @@ def _restore_environment(before: Mapping[str, str], changed: Iterable[str]) -> N
 
 
 def _start(ray: Any, folder: Path, num_cpus: int | None) -> None:  # noqa: ANN401 - as below
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        _temp_dir=str(folder),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+    except Exception as error:  # a plain one when its node is not there within 30 s
+        advice = "try again when the machine is less busy, or use --engine processes"
+        raise WorkError(f"Ray does not start on this machine: {error}; {advice}") from error
 
 
 def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - Ray is loaded only when it is used

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from infra.ray_cluster import ray_cluster
+from schemas.errors import WorkError
 
 TIME, TIMEOUT = "RAY_grpc_client_keepalive_time_ms", "RAY_grpc_client_keepalive_timeout_ms"
 
@@ -50,3 +51,12 @@ def test_settings_of_the_environment_stay(ray: FakeRay, monkeypatch: pytest.Monk
         pass
     assert ray.seen[TIME] == os.environ[TIME] == "1234"
     assert ray.seen[TIMEOUT] == "15000"
+
+
+def test_ray_that_does_not_start_is_told(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(**_: object) -> None:
+        raise Exception("the node timed out")  # noqa: TRY002 - what Ray raises
+
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(WorkError, match=r"the node timed out; .* --engine processes"), ray_cluster():
+        pytest.fail("there is no cluster to work on")
