@@ -81,9 +81,9 @@ def test_killed_at_every_step(
     stages: Counter[str] = Counter()
     seen: set[str] = set()
     for step in range(1, ending.num_steps + 1):
-        corpus.mkdir()
         killed = run(corpus, die_at=step)
         assert killed.was_killed
+        corpus.mkdir(exist_ok=True)
         stages[killed.stage] += 1
         state = describe_state(corpus)
         if state in seen:
