@@ -1,4 +1,9 @@
-"""Features computed anew from the media of the sample shards, without any codec."""
+"""Features computed anew from the media of the sample shards, without any codec.
+
+A stream reads ahead on several threads; here they take turns, since one decoding process serves one caller.
+"""
+
+import threading
 
 import torch
 from jaxtyping import Float
@@ -19,13 +24,14 @@ from schemas.stream import FramesConfig
 
 
 class FreshFeatures:
-    """Recomputes views of items, a medium at a time; one sample shard's index is kept."""
+    """Recomputes views of items, a medium at a time, for any thread; one sample shard's index is kept."""
 
     def __init__(self, storage: Storage, manifest: Manifest, encoder: MediumEncoder) -> None:
         self._storage = storage
         self._entries = {shard.name: shard for shard in manifest.shards}
         self._encoder = encoder
         self._opened: tuple[str, SampleShard] | None = None
+        self._turn = threading.Lock()
 
     def compute_view(
         self, shard: str, key: str, media: tuple[MediumShape, ...], view: int
@@ -40,7 +46,8 @@ class FreshFeatures:
         start = 0
         for position, shape in enumerate(media):
             if view < start + shape.num_views:
-                return self._compute(shard, key, position, view - start, shape)
+                with self._turn:
+                    return self._compute(shard, key, position, view - start, shape)
             start += shape.num_views
         raise CorruptError(f"item {key} has {start} views, view {view} is none of them")
 
@@ -50,6 +57,10 @@ class FreshFeatures:
         Raises:
             CorruptError: when a medium no longer decodes.
         """
+        with self._turn:
+            return self._compute_all(shard, key)
+
+    def _compute_all(self, shard: str, key: str) -> tuple[MediumFeatures, ...]:
         stored, data = self._open(shard).read_item(key)
         features: list[MediumFeatures] = []
         for position, medium in enumerate(stored.media):

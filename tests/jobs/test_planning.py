@@ -55,11 +55,10 @@ def test_a_corpus_is_counted_and_compared(small_job, outcomes) -> None:
     assert f"{values['views']} views, planned {values['views']}" in line
 
 
-def test_what_cannot_be_planned_is_told(tmp_path, small_job) -> None:
+def test_what_cannot_be_planned_is_told(tmp_path) -> None:
     bare = write_yaml(tmp_path / "r.yaml", {"name": "r", "sources": [SOURCES[0] | {"counts": None}]})
     for file, words in (
         (bare, "counts"),
-        (small_job.stage(1), "sources"),
         (tmp_path / "nowhere.yaml", "nowhere.yaml"),
         (write_yaml(tmp_path / "s.yaml", yaml.safe_load("sources: 3")), "name"),
     ):

@@ -9,7 +9,7 @@ from encodable_inputs import NUM_CLIP_FRAMES, make_recipe, talk
 from infra.storage import LocalStorage
 from operators.batch import IGNORED_LABEL, MEDIUM_TOKEN
 from operators.collate import collate_training
-from operators.prompt import Prompt
+from operators.prompt import Prompt, measure_prompt
 from pipelines.engine import SerialEngine
 from pipelines.featurize.flow import featurize
 from pipelines.ingest.flow import ingest
@@ -69,6 +69,8 @@ def read_batches(corpus, views):
 class OneTokenAWord:
     """Media first, then each turn as its length."""
 
+    digest = "one token a word"
+    max_tokens = 64
     stop_ids = frozenset({0})
 
     def write_training(self, turns, num_media):
@@ -78,6 +80,9 @@ class OneTokenAWord:
 
     def write_question(self, turns, num_media):
         raise NotImplementedError
+
+    def measure_training(self, turns, num_media):
+        return measure_prompt(self.write_training(turns, num_media))
 
 
 @pytest.mark.parametrize(("views", "num_views"), [("all", 5), ("whole", 1)])
