@@ -57,7 +57,8 @@ class DataConfig(StrictModel):
     epoch sees. Omitted: all sources once."""
     unit: Literal["count", "cell", "pack"] = "count"
     """What goes through the model at once. count: `micro_batch` examples of like length; cell: examples of
-    like length, at most `unit_tokens` with their padding; pack: examples in one sequence of `unit_tokens`."""
+    like length, at most `unit_tokens` with their padding; pack: examples that fill one sequence of
+    `unit_tokens`. The trainer still computes a pack as padded rows: the same loss, without the saving."""
     batch: Count = 256
     """Examples of an optimizer step, where units are counted."""
     micro_batch: Count = 8
