@@ -102,7 +102,7 @@ def _borrow_state(dying: CountedSteps, real: StepSource) -> CountedSteps:
 
 
 def test_a_killed_process_leaves_a_run_to_resume(llm: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle of a step; the resumed run ends as an undisturbed one."""
+    """SIGKILL while step 4 may still be on its way to the disk; the resumed run ends as an undisturbed one."""
     straight = tiny_config(llm, tmp_path / "straight", run={"save_every": 2})
     losses_of(tiny_run(straight))
     script = (
@@ -120,9 +120,10 @@ def test_a_killed_process_leaves_a_run_to_resume(llm: Path, tmp_path: Path) -> N
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     folder = latest_checkpoint(out)
     assert folder is not None
-    assert folder.name == "step-000004"
+    assert folder.name in {"step-000002", "step-000004"}
+    first = int(folder.name[-1]) + 1
     config = tiny_config(llm, out, run={"save_every": 2})
-    assert [report.step for report in losses_of(resumed_run(config, folder), folder)] == [5, 6, 7, 8]
+    assert [report.step for report in losses_of(resumed_run(config, folder), folder)] == list(range(first, 9))
     assert_same_tensors(out / "step-000008", tmp_path / "straight/step-000008", at_least=20)
 
 
