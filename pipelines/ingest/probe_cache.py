@@ -121,7 +121,7 @@ class ProbeCache:
 
     def _write_object(self, group: str, bits: str, data: bytes) -> str:
         path = f"{FOLDER}/{group}-{bits or _ALL}-{_VERSION}-{sha256_hex(data)[:SHORT]}"
-        if path not in self.paths:
+        if path not in self.paths or not self._read_object(path):
             self.storage.write_scratch(path, [data])
         return path
 

@@ -97,6 +97,18 @@ def test_a_second_run_reads_no_medium(recipe, storage, opened):
     assert second.manifest == first.manifest
 
 
+def test_what_was_damaged_is_read_and_kept_again(recipe, storage, opened):
+    ingest(recipe, storage, SerialEngine())
+    whole = {path: storage.read_bytes(path) for path in storage.list("probes")}
+    assert len(whole) > 1
+    for path, data in whole.items():
+        storage.write_scratch(path, [data[:-1]])
+    opened.clear()
+    ingest(recipe, storage, SerialEngine())
+    assert sorted(opened) == sorted(NAMES)
+    assert {path: storage.read_bytes(path) for path in storage.list("probes")} == whole
+
+
 def test_a_third_run_with_other_buckets_reads_no_medium(recipe, folder, storage, opened, monkeypatch):
     ingest(recipe, storage, SerialEngine())
     monkeypatch.setattr(scan, "TYPICAL_RECORD_BYTES", 1000)
