@@ -1,4 +1,4 @@
-"""`onetoken train`: stage 1 or 2 from cached features."""
+"""`onetoken train`: stage 1 or 2 from cached features, or from media with the encoder in the loop."""
 
 import json
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from operators.batch import TrainingExample
     from pipelines.stream.lengths import Lengths
+    from pipelines.stream.reader import FeatureReader
     from pipelines.stream.stream import FeatureStream
     from pipelines.train.assembly import Assembly
     from pipelines.train.checkpoint import Checkpoint
@@ -177,11 +178,14 @@ def _train_together(
     encoder = manifest.features[digest].encoder
     identity = RunIdentity(manifest_sha256=manifest.digest, spec=spec, encoder=encoder)
     say = reporter.say if processes.is_first else _say_nothing
-    say(f"stage {config.stage}: features {digest} ({spec.codec.name}), model {config.model.llm}")
+    source = spec.codec.name if config.live is None else "live, the encoder in the loop"
+    say(f"stage {config.stage}: features {digest} ({source}), model {config.model.llm}")
     if resume:
         say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
     stream, left_out, lengths = _open_stream(storage, manifest, spec, config, assembly, reporter, processes)
+    live = _open_live(storage, manifest, spec, config)
+    stream.reader = live or stream.reader
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
     run = TrainingRun(
         assembly=assembly,
@@ -190,7 +194,7 @@ def _train_together(
         identity=identity,
         num_steps=num_steps,
         processes=processes,
-        held_out=_hold_out(storage, manifest, spec, config, lengths, processes),
+        held_out=_hold_out(storage, manifest, spec, config, lengths, processes, live),
         shall_stop=shall_stop,
     )
     processes.wait()
@@ -207,6 +211,7 @@ def _hold_out(
     config: TrainConfig,
     lengths: "Lengths",
     processes: "Processes",
+    live: "FeatureReader | None",
 ) -> "HeldOut | None":
     """Batches of the shards that training leaves out, from the beginning each time; None: never asked for.
 
@@ -240,9 +245,21 @@ def _hold_out(
             lengths=lengths,
             frame_tokens=count_frame_tokens(config, spec),
         )
+        stream.reader = live or stream.reader
         yield from islice(stream, config.run.evaluate_batches)
 
     return read
+
+
+def _open_live(
+    storage: Storage, manifest: Manifest, spec: FeatureSpec, config: TrainConfig
+) -> "FeatureReader | None":
+    """What takes the place of the cache where a configuration asks for it."""
+    if config.live is None:
+        return None
+    from pipelines.stream.fresh import open_fresh_reader
+
+    return open_fresh_reader(storage, manifest, spec, config.live)
 
 
 def find_start(out: Path, *, resume: bool) -> "Checkpoint | None":

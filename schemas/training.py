@@ -137,6 +137,18 @@ class MemoryConfig(StrictModel):
     """What a run may take, such as 30GiB; leave 1.5 GiB of a card to CUDA. Checked by `onetoken plan`."""
 
 
+class LiveConfig(StrictModel):
+    """Training without the cache: media are decoded and encoded in every step, to compare the two.
+
+    The order of examples is planned over those that have features, so that both see the same.
+    """
+
+    encoder: str | None = None
+    """Where the encoder is now, if it moved since; its weights must be the same."""
+    batch_size: Count = 5
+    """Views of a medium that a GPU encodes at once; what is missing is padded."""
+
+
 class RunConfig(StrictModel):
     """How long, how often, where."""
 
@@ -179,6 +191,8 @@ class TrainConfig(StrictModel):
     stage: Literal[1, 2]
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    live: LiveConfig | None = None
+    """`{}`: features come from the sample shards through the encoder, not from the cache."""
     optimizer: OptimizerConfig = OptimizerConfig()
     memory: MemoryConfig = MemoryConfig()
     run: RunConfig = RunConfig()
@@ -189,6 +203,12 @@ class TrainConfig(StrictModel):
     def _crops_are_for_stage_2(self) -> "TrainConfig":
         if self.stage == 1 and self.data.views == "all":
             raise ValueError("stage 1 looks at whole pictures; leave `data.views` out")
+        return self
+
+    @model_validator(mode="after")
+    def _live_reads_in_threads(self) -> "TrainConfig":
+        if self.live is not None and self.data.workers:
+            raise ValueError("live: one encoder serves the threads of one process; leave `data.workers` out")
         return self
 
     @model_validator(mode="after")

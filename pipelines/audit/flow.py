@@ -14,12 +14,12 @@ import torch
 from infra.storage import Storage
 from operators.codec import find_kind
 from operators.fidelity import measure_fidelity
-from pipelines.audit.fresh import FreshFeatures
 from pipelines.audit.loss import measure_loss_change, open_audited_checkpoint
 from pipelines.audit.views import read_random_views
 from pipelines.commit import parse_stored
 from pipelines.engine import Progress, no_progress
 from pipelines.featurize.single import MediumEncoder
+from pipelines.stream.fresh import FreshFeatures
 from pipelines.stream.reader import FeatureReader, find_features
 from schemas.corpus import Manifest
 from schemas.digest import canonical_json, sha256_hex

@@ -12,7 +12,7 @@ import torch
 
 from infra.storage import Storage
 from operators.collate import collate_training
-from pipelines.audit.fresh import FreshFeatures, FreshReader
+from pipelines.stream.fresh import FreshFeatures, FreshReader
 from pipelines.stream.stream import FeatureStream
 from pipelines.train.assembly import Assembly, restore
 from pipelines.train.checkpoint import Checkpoint, open_checkpoint

@@ -10,13 +10,13 @@ from infra.storage import LocalStorage
 from operators.clip import EncoderOutput, VisionEncoder
 from operators.fidelity import measure_fidelity
 from pipelines.audit.flow import AuditPlan, audit, find_audit
-from pipelines.audit.fresh import FreshFeatures
 from pipelines.commit import load_manifest, parse_stored
 from pipelines.engine import SerialEngine
 from pipelines.featurize.flow import featurize
 from pipelines.featurize.single import MediumEncoder
 from pipelines.ingest.flow import ingest
 from pipelines.shard.flow import shard
+from pipelines.stream.fresh import FreshFeatures
 from pipelines.stream.reader import FeatureReader
 from schemas.digest import sha256_hex
 from schemas.errors import ConfigError, CorruptError, MismatchError, NotFoundError

@@ -1,6 +1,8 @@
-"""Features computed anew from the media of the sample shards, without any codec.
+"""Features computed anew from the media of the sample shards, without any codec: the encoder in the loop.
 
-A stream reads ahead on several threads; here they take turns, since one decoding process serves one caller.
+For audits, and for training that compares itself with the cache. Views that are not asked for are cut, but
+not encoded. A stream reads ahead on several threads; here they take turns, since one decoding process serves
+one caller. Left out: several media in one batch of the encoder, so a GPU does less here than it could.
 """
 
 import threading
@@ -16,11 +18,13 @@ from operators.render import RenderedMedium
 from pipelines.featurize.samples import SampleShard, StoredMedium
 from pipelines.featurize.single import MediumEncoder
 from pipelines.stream.reader import ALL_FRAMES, FeatureReader
-from pipelines.stream.selection import ViewChoice, select_features
+from pipelines.stream.selection import ViewChoice, choose_views
 from schemas.corpus import Manifest
 from schemas.errors import CorruptError, MismatchError, NotFoundError, SampleError
+from schemas.feature import FeatureSpec
 from schemas.record import MediumKind
 from schemas.stream import FramesConfig
+from schemas.training import LiveConfig
 
 
 class FreshFeatures:
@@ -51,24 +55,30 @@ class FreshFeatures:
             start += shape.num_views
         raise CorruptError(f"item {key} has {start} views, view {view} is none of them")
 
-    def compute_item(self, shard: str, key: str) -> tuple[MediumFeatures, ...]:
-        """All views of an item, by medium, in the precision in which training reads them.
+    def compute_item(
+        self, shard: str, key: str, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
+    ) -> tuple[MediumFeatures, ...]:
+        """Chosen views of an item, by medium, rounded to fp16 as the codec of that name rounds.
 
         Raises:
             CorruptError: when a medium no longer decodes.
         """
         with self._turn:
-            return self._compute_all(shard, key)
+            stored, data = self._open(shard).read_item(key)
+            where = f"shard {shard}, item {key}: medium"
+            rendered = [
+                self._render(data[position], medium, f"{where} {position}")
+                for position, medium in enumerate(stored.media)
+            ]
+            return tuple(self._encode_chosen(medium, views, frames) for medium in rendered)
 
-    def _compute_all(self, shard: str, key: str) -> tuple[MediumFeatures, ...]:
-        stored, data = self._open(shard).read_item(key)
-        features: list[MediumFeatures] = []
-        for position, medium in enumerate(stored.media):
-            rendered = self._render(data[position], medium, f"shard {shard}, item {key}: medium {position}")
-            patches = self._encoder.compute_patches(rendered.views)
-            grid = (rendered.num_frames, rendered.views_per_frame)
-            features.append(MediumFeatures(patches.to(torch.float16).view(*grid, *patches.shape[1:])))
-        return tuple(features)
+    def _encode_chosen(
+        self, rendered: RenderedMedium, views: ViewChoice, frames: FramesConfig
+    ) -> MediumFeatures:
+        (chosen,) = choose_views([MediumShape(rendered.num_frames, rendered.views_per_frame)], views, frames)
+        patches = self._encoder.compute_patches(rendered.views[list(chosen.views)]).to(torch.float16)
+        grid = (chosen.shape.num_frames, chosen.shape.views_per_frame)
+        return MediumFeatures(patches.view(*grid, *patches.shape[1:]))
 
     def _compute(
         self, shard: str, key: str, position: int, view: int, shape: MediumShape
@@ -114,11 +124,24 @@ class FreshReader(FeatureReader):
         frames: FramesConfig = ALL_FRAMES,
     ) -> tuple[MediumFeatures, ...]:
         """See `FeatureReader.read_item`."""
-        found = self._fresh.compute_item(self.find_shard(key) if shard is None else shard, key)
-        return tuple(select_features(features, views, frames) for features in found)
+        return self._fresh.compute_item(self.find_shard(key) if shard is None else shard, key, views, frames)
 
     def read_features(
         self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
     ) -> tuple[MediumFeatures, ...]:
         """See `FeatureReader.read_features`."""
         return self.read_item(key, shard=shard, views=views, frames=frames)
+
+
+def open_fresh_reader(
+    storage: Storage, manifest: Manifest, spec: FeatureSpec, live: LiveConfig
+) -> FreshReader:
+    """A reader that computes what the cache of a spec holds, with the encoder that made it.
+
+    Raises:
+        NotFoundError: there is no encoder.
+        MismatchError: it, or this machine, would make other features.
+    """
+    encoder = live.encoder or manifest.features[spec.short_digest].encoder
+    fresh = FreshFeatures(storage, manifest, MediumEncoder(spec, encoder, live.batch_size))
+    return FreshReader(storage, manifest, spec.short_digest, fresh)
