@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from jobs.console import Reporter
 from jobs.options import read_configuration
 from schemas.cluster import ClusterSpec
+from schemas.errors import ConfigError
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pipelines.analyze.simulation import SimulatedRun
+    from pipelines.analyze.simulation import SimulatedJob, SimulatedRun
 
 NODES = 1000
 MEAN_IMAGE_BYTES = 120_000
+MAX_SHARDS = 1_000_000
+"""A manifest names every shard: of more it would take gigabytes, and this process five times as many."""
 
 
 def simulate_recipe(
@@ -22,7 +25,7 @@ def simulate_recipe(
     """The simulated build in words and as plain values.
 
     Raises:
-        ConfigError: neither the recipe nor `items` tells how much there is.
+        ConfigError: neither the recipe nor `items` tells how much there is; its shards are too small for it.
     """
     from pipelines.analyze.corpus_counts import count_recipe
     from pipelines.analyze.simulated_cluster import ClusterModel
@@ -47,8 +50,20 @@ def simulate_recipe(
         limits=recipe.shards,
         cluster=model,
     )
+    _check_shards(job)
     run = simulate(job, reporter)
     return _simulation_lines(run, model.nodes, model.slots), asdict(run)
+
+
+def _check_shards(job: "SimulatedJob") -> None:
+    """Halving stops between the limits and half of them, so shards are up to twice as many as would do."""
+    limits = job.limits
+    fewest = job.items * max(job.item_bytes / limits.max_bytes, job.views_per_item / limits.max_views)
+    if 2 * fewest > MAX_SHARDS:
+        raise ConfigError(
+            f"{job.items:,} items would be up to {2 * fewest:,.0f} shards, and a manifest should name "
+            f"no more than {MAX_SHARDS:,}: raise `shards.max_bytes` and `shards.max_views` of the recipe"
+        )
 
 
 def _simulation_lines(run: "SimulatedRun", nodes: int, slots: int) -> list[str]:

@@ -13,7 +13,8 @@ A slot that stays empty, because a machine is gone for good, is tried again and 
 run ends when no worker is left and none starts.
 
 Units come back any number of times, so whatever they do must be harmless to repeat; commits see to that.
-What it costs: a message each way per unit, and a few hundred bytes per worker; nothing per unit that is done.
+What it costs: a message each way per unit, and a few hundred bytes per worker; nothing per unit that is
+done, and no pass over all workers (`pipelines.roster`).
 """
 
 import heapq
@@ -34,6 +35,7 @@ from pipelines.engine import (
     observe_nothing,
 )
 from pipelines.host import Broken, Done, Failed, Lost, Ready, Report
+from pipelines.roster import Post, Roster
 from schemas.errors import PipelineError, TransientError, WorkerLostError, WorkError
 from schemas.events import UnitDivided, UnitDone, UnitRetried, WorkerLost
 
@@ -91,17 +93,6 @@ class _Division:
     killers: list[Any] = field(default_factory=list[Any])
 
 
-@dataclass(slots=True)
-class _Post:
-    """What a worker is at."""
-
-    deadline_s: float
-    is_ready: bool = False
-    task: _Task | None = None
-    start_s: float = 0.0
-    """When it was given the task."""
-
-
 class Dispatch:
     """One run of a stage."""
 
@@ -129,7 +120,7 @@ class Dispatch:
         self._again: deque[_Task] = deque()
         self._paused: list[tuple[float, int, _Task]] = []
         self._pauses = itertools.count()
-        self._posts: dict[int, _Post] = {}
+        self._roster: Roster[_Task] = Roster()
         self._num_failed_starts = 0
 
     def results(self) -> Iterator[tuple[int, Any]]:
@@ -141,14 +132,13 @@ class Dispatch:
             PipelineError: what a unit lets through.
         """
         try:
-            while self._count_waiting() or any(post.task for post in self._posts.values()):
+            while self._count_waiting() or self._roster.num_busy:
                 self._staff()
                 for worker, report in self._crew.wait(self._time_left_s()):
                     yield from self._receive(worker, report)
-                for worker, post in list(self._posts.items()):
-                    if self._now_s() > post.deadline_s:
-                        self._crew.dismiss(worker)
-                        self._bury(worker, self._describe_delay(post))
+                while (due := self._roster.first_due()) and self._now_s() > due[0]:
+                    self._crew.dismiss(due[1])
+                    self._bury(due[1], self._describe_delay(self._roster[due[1]]))
         finally:
             self._crew.close()
 
@@ -159,19 +149,20 @@ class Dispatch:
         """Give work to who has none, hire while there is more, let go who is not needed."""
         while self._paused and self._paused[0][0] <= self._now_s():
             self._again.append(heapq.heappop(self._paused)[2])
-        for worker, post in list(self._posts.items()):
-            if not post.is_ready or post.task:
-                continue
+        while (worker := self._roster.take_resting()) is not None:
             if task := self._next_task():
-                post.task, post.start_s = task, self._now_s()
-                post.deadline_s = post.start_s + self._unit_limit_s
+                start_s = self._now_s()
+                self._roster.occupy(worker, task, start_s, start_s + self._unit_limit_s)
                 self._crew.give(worker, task.unit)
-            elif not self._paused:
+            elif self._paused:
+                self._roster.rest(worker)
+                break
+            else:
                 self._crew.dismiss(worker)
-                del self._posts[worker]
-        num_busy = sum(post.task is not None for post in self._posts.values())
-        for _ in range(len(self._posts), min(self._crew.num_slots, num_busy + self._count_waiting())):
-            self._posts[self._crew.hire()] = _Post(self._now_s() + self._start_limit_s)
+                self._roster.remove(worker)
+        num_wanted = min(self._crew.num_slots, self._roster.num_busy + self._count_waiting())
+        for _ in range(len(self._roster), num_wanted):
+            self._roster.add(self._crew.hire(), self._now_s() + self._start_limit_s)
 
     def _next_task(self) -> _Task | None:
         if self._again:
@@ -183,19 +174,20 @@ class Dispatch:
         return _Task(index, self._units[index])
 
     def _time_left_s(self) -> float:
-        events = [post.deadline_s for post in self._posts.values() if post.task or not post.is_ready]
+        due = self._roster.first_due()
+        events = [due[0]] if due else []
         events += [due_s for due_s, _, _ in self._paused[:1]]
         return max(0.0, min(events) - self._now_s())
 
     def _receive(self, worker: int, report: Report) -> Iterator[tuple[int, Any]]:
-        post = self._posts[worker]
+        post = self._roster[worker]
         match report:
             case Ready():
-                post.is_ready, post.deadline_s = True, float("inf")
+                self._roster.rest(worker)
                 self._num_failed_starts = 0
             case Done(result):
-                task, post.task = post.task, None
-                post.deadline_s = float("inf")
+                task = post.task
+                self._roster.rest(worker)
                 if task and task.division:
                     self._close_part(task.division)
                 elif task:
@@ -212,13 +204,12 @@ class Dispatch:
     def _fail(self, worker: int, error: PipelineError | OSError) -> None:
         if not isinstance(error, TransientError):
             raise error
-        post = self._posts[worker]
-        if post.task is None:
+        task = self._roster[worker].task
+        if task is None:
             self._crew.dismiss(worker)
             self._bury(worker, str(error))
             return
-        task, post.task = post.task, None
-        post.deadline_s = float("inf")
+        self._roster.rest(worker)
         task.num_tries += 1
         if task.num_tries >= MAX_TRIES:
             raise WorkError(f"{self._describe(task)} failed {MAX_TRIES} times: {error}") from error
@@ -227,13 +218,13 @@ class Dispatch:
         heapq.heappush(self._paused, (due_s, next(self._pauses), task))
 
     def _bury(self, worker: int, reason: str) -> None:
-        post = self._posts.pop(worker)
+        post = self._roster.remove(worker)
         lost = post.task.index if post.task else None
         self._observe(WorkerLost(stage=self._stage, unit=lost, reason=_shorten(reason)))
         if not post.is_ready:
             self._num_failed_starts += 1
-            is_alone = not any(other.is_ready for other in self._posts.values())
-            if is_alone and self._num_failed_starts > MAX_DEATHS * (self._crew.num_slots + 1):
+            is_hopeless = self._num_failed_starts > MAX_DEATHS * (self._crew.num_slots + 1)
+            if is_hopeless and not self._roster.has_ready:
                 raise WorkerLostError(
                     f"{self._num_failed_starts} workers in a row were lost before they started: {reason}"
                 )
@@ -266,7 +257,7 @@ class Dispatch:
             unit = self._divisible.exclude(unit, division.killers)
         self._again.appendleft(_Task(division.task.index, unit, was_divided=True))
 
-    def _describe_delay(self, post: _Post) -> str:
+    def _describe_delay(self, post: Post[_Task]) -> str:
         if post.task:
             return f"it took longer than {self._unit_limit_s:g} s"
         return f"it was not ready within {self._start_limit_s:g} s; are there enough free CPUs and memory?"

@@ -4,13 +4,13 @@ Objects are immutable and named by digest; a manifest lists every object that co
 to the one manifest in force. Everything here refuses a format version that it does not know.
 """
 
-from collections.abc import Iterator
-from typing import Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, cast
 
 from pydantic import Field
 
 from schemas.configuration import StrictModel
-from schemas.digest import SHORT, canonical_json, digest_of
+from schemas.digest import SHORT, canonical_json, sha256_hex
 from schemas.plan import ShardPlan
 
 FORMAT_VERSION: Final = 2
@@ -123,7 +123,7 @@ class Manifest(StrictModel):
     @property
     def digest(self) -> str:
         """Hex sha256 of the canonical JSON."""
-        return digest_of(self.model_dump(mode="json"))
+        return sha256_hex(self.to_bytes())
 
     @property
     def path(self) -> str:
@@ -131,8 +131,11 @@ class Manifest(StrictModel):
         return manifest_path(self.digest)
 
     def to_bytes(self) -> bytes:
-        """The bytes that are stored: what the digest covers."""
-        return canonical_json(self.model_dump(mode="json"))
+        """The bytes that are stored: what the digest covers.
+
+        Shard by shard: as one value of plain dicts, a manifest of half a million shards takes gigabytes.
+        """
+        return b"".join(_write_pieces(self))
 
     def list_objects(self) -> Iterator[ObjectEntry]:
         """Every object that the manifest lists."""
@@ -168,6 +171,33 @@ class CommitRecord(StrictModel):
     rejects: list[FeatureReject] = Field(default_factory=list[FeatureReject])
     environment: dict[str, str] = Field(default_factory=dict)
     """Device class, library versions, batch size: told, not compared."""
+
+
+def _write_pieces(value: object) -> Iterator[bytes]:
+    """The canonical JSON of a part of a manifest, an entry of a list at a time."""
+    match value:
+        case Manifest() | FeatureSet():
+            yield from _write_object({name: getattr(value, name) for name in type(value).model_fields})
+        case dict():
+            yield from _write_object(cast("dict[str, object]", value))
+        case list() | ShardPlan():
+            for place, one in enumerate(cast("Sequence[object]", value)):
+                yield b"," if place else b"["
+                yield from _write_pieces(one)
+            yield b"]" if value else b"[]"
+        case StrictModel():
+            yield canonical_json(value.model_dump(mode="json"))
+        case _:
+            yield canonical_json(value)
+
+
+def _write_object(fields: dict[str, object]) -> Iterator[bytes]:
+    for place, name in enumerate(sorted(fields)):
+        yield b"," if place else b"{"
+        yield canonical_json(name)
+        yield b":"
+        yield from _write_pieces(fields[name])
+    yield b"}" if fields else b"{}"
 
 
 def manifest_path(sha256: str) -> str:

@@ -108,7 +108,7 @@ def simulate(job: SimulatedJob, progress: Progress = no_progress) -> SimulatedRu
         items=job.items,
         shards=len(plan),
         **_summarize(crew.totals, crew.num_slots, finished_s),
-        manifest_bytes=len(storage.read_bytes(manifest.path)),
+        manifest_bytes=sum(one.num_bytes for one in storage.list_objects("manifests")),
         peak_bytes=_measure_peak(),
         cpu_s=time.process_time() - started_cpu_s,
         plan_wall_s=planned_s - started_s,

@@ -1,5 +1,7 @@
 """The dispatcher with a crew that does as it is told, so that nothing takes time."""
 
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -60,3 +62,42 @@ def test_a_run_ends_when_nobody_is_left_and_nobody_starts() -> None:
     with pytest.raises(WorkerLostError, match="workers in a row were lost before they started"):
         list(run(crew, range(3)))
     assert crew.num_hired > MAX_DEATHS * (NUM_SLOTS + 1)
+
+
+class LargeCrew:
+    """Thousands of slots; everybody answers at once, one report a wait."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._reports: deque[tuple[int, Report]] = deque()
+        self._numbers = itertools.count()
+
+    def hire(self) -> int:
+        worker = next(self._numbers)
+        self._reports.append((worker, Ready()))
+        return worker
+
+    def give(self, worker: int, unit: Any) -> None:
+        self._reports.append((worker, Done(unit)))
+
+    def wait(self, limit_s: float) -> Sequence[tuple[int, Report]]:
+        return [self._reports.popleft()]
+
+    def dismiss(self, worker: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def count_clock_reads(num_slots: int, num_units: int) -> int:
+    """A dispatcher that looked at every worker at each report would read the clock for each."""
+    reads = itertools.count()
+    crew = LargeCrew(num_slots)
+    dispatch = Dispatch(crew, Squares(), range(num_units), unit_limit_s=1e9, clock=lambda: float(next(reads)))
+    assert [index for index, _ in dispatch.results()] == list(range(num_units))
+    return next(reads)
+
+
+def test_a_report_costs_the_same_with_any_number_of_workers() -> None:
+    assert count_clock_reads(2000, 4000) <= 1.5 * count_clock_reads(2, 4000)
