@@ -94,10 +94,17 @@ def count_clock_reads(num_slots: int, num_units: int) -> int:
     """A dispatcher that looked at every worker at each report would read the clock for each."""
     reads = itertools.count()
     crew = LargeCrew(num_slots)
-    dispatch = Dispatch(crew, Squares(), range(num_units), unit_limit_s=1e9, clock=lambda: float(next(reads)))
-    assert [index for index, _ in dispatch.results()] == list(range(num_units))
+    dispatch = Dispatch(
+        crew,
+        Squares(),
+        range(num_units),
+        unit_limit_s=1e9,
+        start_limit_s=1e9,
+        clock=lambda: float(next(reads)),
+    )
+    assert sorted(index for index, _ in dispatch.results()) == list(range(num_units))
     return next(reads)
 
 
 def test_a_report_costs_the_same_with_any_number_of_workers() -> None:
-    assert count_clock_reads(2000, 4000) <= 1.5 * count_clock_reads(2, 4000)
+    assert count_clock_reads(300, 900) <= 1.5 * count_clock_reads(2, 900)

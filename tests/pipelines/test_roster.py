@@ -26,7 +26,7 @@ def test_random_lives_agree_with_searching() -> None:
     draw = random.Random(0)
     roster, searched = Roster[str](), SearchedRoster()
     taken: set[str] = set()
-    for now in range(3000):
+    for now in range(1000):
         action = draw.choice(["add", "rest", "give", "give", "remove"])
         if action == "add":
             roster.add(now, now + 50.0)
@@ -51,4 +51,4 @@ def test_random_lives_agree_with_searching() -> None:
         assert roster.has_ready == (states.count("starting") < len(states))
         assert roster.first_due() == searched.first_due()
         assert all((roster[w].task in taken) == (state == "busy") for w, state in searched.states.items())
-    assert len(taken) > 300
+    assert len(taken) > 100
