@@ -15,7 +15,7 @@ test: .venv/installed
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile --durations 20
 
 test-slow: .venv/installed
-	$(BIN)/pytest -m "slow and not gpu" --timeout 3600
+	$(BIN)/pytest -m "slow and not gpu" --timeout 3600 -o faulthandler_timeout=3600
 
 # A real S3 server for the tests (Debian, root); where it cannot be had they run on a mock, and say so.
 ceph: .venv/installed
