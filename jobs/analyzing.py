@@ -12,7 +12,7 @@ from jobs import comparing
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption
 from jobs.totals import in_table
-from jobs.training import choose_spec
+from jobs.training_data import choose_spec
 
 if TYPE_CHECKING:
     from pipelines.analyze.efficiency import Figure

@@ -9,7 +9,7 @@ import typer
 from infra.storage import Storage, open_storage
 from jobs.console import Reporter, print_result
 from jobs.options import CorpusOption, JsonOption, read_configuration
-from jobs.training import choose_spec
+from jobs.training_data import choose_spec
 from schemas.errors import PipelineError
 from schemas.fidelity import AuditRecord, FidelityFloor
 from schemas.recipe import Recipe

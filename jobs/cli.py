@@ -26,6 +26,7 @@ def build_app() -> typer.Typer:
     from jobs import (
         analyzing,
         auditing,
+        counting,
         data,
         demo_command,
         doctor_command,
@@ -49,7 +50,7 @@ def build_app() -> typer.Typer:
     )
     for module in (
         *(demo_command, doctor_command, planning, data, retrying, upkeep, auditing, reporting),
-        *(training, generating, evaluating, exporting, inspecting, analyzing, bench_command),
+        *(counting, training, generating, evaluating, exporting, inspecting, analyzing, bench_command),
     ):
         module.register(app)
     app.callback()(_general_options)

@@ -12,7 +12,7 @@ from infra.storage import open_storage
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption
 from jobs.totals import in_table
-from jobs.training import choose_spec, read_spec
+from jobs.training_data import choose_spec, read_spec
 from schemas.errors import ConfigError, MismatchError
 
 if TYPE_CHECKING:

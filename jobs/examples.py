@@ -18,11 +18,16 @@ EXAMPLES: Final = {
     "report": ("onetoken report --corpus corpus --card corpus/README.md",),
     "diff": ("onetoken diff corpus other-corpus", "onetoken diff corpus@0a1b2c3d corpus"),
     "gc": ("onetoken gc --corpus corpus --dry-run",),
+    "lengths": ("onetoken lengths stage2.yaml --engine ray --ray-address auto",),
     "train": ("onetoken train stage2.yaml --resume",),
     "generate": ('onetoken generate runs/stage2 --image cat.jpg "What is the cat doing?"',),
     "evaluate": ("onetoken evaluate runs/stage2 --corpus corpus",),
     "export": ("onetoken export runs/stage2 exported",),
-    "inspect": ("onetoken inspect corpus", "onetoken inspect clip.mp4 --out views"),
+    "inspect": (
+        "onetoken inspect corpus",
+        "onetoken inspect clip.mp4 --out views",
+        "onetoken inspect --config stage2.yaml --step 120 --rank 3 --ranks 8",
+    ),
     "analyze": ("onetoken analyze flops --llm vicuna-7b",),
     "bench": ("onetoken bench ingest --scale 0.01",),
 }

@@ -1,4 +1,7 @@
-"""`onetoken inspect`: a corpus, a shard or an item, in words; media are in `jobs.inspecting_medium`."""
+"""`onetoken inspect`: a corpus, a shard or an item, in words.
+
+Media are in `jobs.inspecting_medium`, steps of a training in `jobs.inspecting_step`.
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +13,12 @@ import typer
 
 from infra.storage import LocalStorage, open_storage
 from infra.tar import Member, check_member, scan_tar
-from jobs.console import print_result
+from jobs.console import Reporter, print_result
 from jobs.inspecting_medium import inspect_medium
-from jobs.options import JsonOption
+from jobs.options import JsonOption, read_configuration
 from jobs.totals import feature_lines, feature_values, ingest_lines, ingest_values, shard_lines, shard_values
 from schemas.errors import ConfigError, CorruptError, NotFoundError
+from schemas.training import TrainConfig
 
 if TYPE_CHECKING:
     from schemas.feature import CodecIdentity
@@ -22,20 +26,22 @@ if TYPE_CHECKING:
 Described = tuple[list[str], Mapping[str, object]]
 
 NUM_LISTED = 10
+HELP = "Tell what a corpus, a shard, an item of it, a picture or clip, or a step of a training holds."
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
-    app.command("inspect", help="Tell what a corpus, a shard, an item of it, or a picture or clip holds.")(
-        inspect_command
-    )
+    app.command(
+        "inspect",
+        help="Tell what a corpus, a shard, an item of it, a picture or clip, or a step of training holds.",
+    )(inspect_command)
 
 
 def inspect_command(
     place: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="PATH|URL", help="A corpus, a shard (.tar) or a medium.", show_default=False),
-    ],
+    ] = None,
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="An item of the shard.")] = None,
     recipe: Annotated[
         Path | None,
@@ -45,9 +51,35 @@ def inspect_command(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Write the views of a medium here, as PNG."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="CONFIG", help="Look at a step of this training.", show_default=False
+        ),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", metavar="N", min=1, help="Which step, as metrics.jsonl counts.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", metavar="URL", help="Another place of the training's corpus.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="R", min=0, help="What this rank of --ranks takes, alone.")
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", metavar="N", min=1, help="Ranks that share a step.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
+    if config is not None and step is not None and place is None:
+        from jobs.inspecting_step import describe_step
+
+        checked = read_configuration(config, TrainConfig)
+        with Reporter() as reporter:
+            lines, values = describe_step(checked, step, reporter, corpus=corpus, rank=rank, world_size=ranks)
+        print_result(lines, as_json, values)
+        return
+    if place is None or config or step or corpus or rank is not None:
+        raise ConfigError("give PATH|URL, or --config and --step, with which --corpus, --rank and --ranks go")
     path = Path(place)
     if path.is_file() and path.suffix != ".tar" and key is None:
         inspect_medium(path, recipe, out, as_json)

@@ -8,27 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.storage import Storage, open_storage
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, RayAddressOption, read_configuration
 from jobs.stopping import SoftStop
 from jobs.totals import in_counts
+from jobs.training_data import (
+    count_left_out,
+    count_tokens,
+    hold_out,
+    open_live_reader,
+    open_stream,
+    open_training_data,
+)
 from pipelines.engine import SerialEngine
-from schemas.corpus import Manifest
-from schemas.errors import ConfigError, ConflictError, NotFoundError
-from schemas.feature import FeatureSpec
+from schemas.errors import ConfigError, ConflictError
 from schemas.training import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from operators.batch import TrainingExample
-    from pipelines.stream.lengths import Lengths
-    from pipelines.stream.reader import FeatureReader
-    from pipelines.stream.stream import FeatureStream
-    from pipelines.train.assembly import Assembly
     from pipelines.train.checkpoint import Checkpoint
-    from pipelines.train.evaluation import HeldOut
     from pipelines.train.metrics import StepReport
     from pipelines.train.processes import Processes
 
@@ -162,104 +161,49 @@ def _train_together(
     resume: bool,
     shall_stop: "Callable[[], bool]",
 ) -> TrainingResult:
-    from pipelines.commit import load_manifest, load_pinned_manifest
+    from pipelines.stream.together import StoppingTogether, open_cpu_group
     from pipelines.train.assembly import assemble, restore
     from pipelines.train.loop import TrainingRun, train
     from schemas.checkpoint import RunIdentity
 
-    storage, out = open_storage(config.corpus), Path(config.out)
+    out, group = Path(config.out), None if processes.is_alone else open_cpu_group()
     checkpoint = find_start(out, resume=resume)
-    if checkpoint:
-        manifest = load_pinned_manifest(storage, checkpoint.state.identity.manifest_sha256)
-    else:
-        manifest = load_manifest(storage)
-    digest = choose_spec(manifest, config.spec, checkpoint)
-    spec = read_spec(storage, manifest, digest)
-    encoder = manifest.features[digest].encoder
-    identity = RunIdentity(manifest_sha256=manifest.digest, spec=spec, encoder=encoder)
+    data = open_training_data(config, checkpoint)
+    identity = RunIdentity(
+        manifest_sha256=data.manifest.digest,
+        spec=data.spec,
+        encoder=data.manifest.features[data.digest].encoder,
+    )
     say = reporter.say if processes.is_first else _say_nothing
-    source = spec.codec.name if config.live is None else "live, the encoder in the loop"
-    say(f"stage {config.stage}: features {digest} ({source}), model {config.model.llm}")
+    features = data.spec.codec.name if config.live is None else "live, the encoder in the loop"
+    say(f"stage {config.stage}: features {data.digest} ({features}), model {config.model.llm}")
     if resume:
         say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
-    assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, spec.encoder.width)
-    stream, left_out, lengths = _open_stream(storage, manifest, spec, config, assembly, reporter, processes)
-    live = _open_live(storage, manifest, spec, config)
-    stream.reader = live or stream.reader
+    assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, data.spec.encoder.width)
+    lengths = count_tokens(data, assembly.prompter, SerialEngine(), reporter, processes)
+    live = open_live_reader(config, data)
+    stream = open_stream(
+        config, data, lengths, rank=processes.rank, world_size=processes.world_size, reader=live
+    )
+    if stream.catalog.left_out:
+        say(f"some examples are left out for what they say: {in_counts(stream.catalog.left_out)}")
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
     run = TrainingRun(
         assembly=assembly,
         config=config,
-        source=stream,
+        source=stream if processes.is_alone else StoppingTogether(stream, group),
         identity=identity,
         num_steps=num_steps,
         processes=processes,
-        held_out=_hold_out(storage, manifest, spec, config, lengths, processes, live),
+        held_out=hold_out(config, data, lengths, processes, group, live),
         shall_stop=shall_stop,
     )
     processes.wait()
     show = _show_step(reporter, config.stage, num_steps) if processes.is_first else None
     folder = train(run, checkpoint, show)
     losses = _mean_losses(out / "metrics.jsonl")
+    left_out = count_left_out(stream)
     return TrainingResult(folder, num_steps, *losses, left_out, is_first=processes.is_first)
-
-
-def _hold_out(
-    storage: Storage,
-    manifest: Manifest,
-    spec: FeatureSpec,
-    config: TrainConfig,
-    lengths: "Lengths",
-    processes: "Processes",
-    live: "FeatureReader | None",
-) -> "HeldOut | None":
-    """Batches of the shards that training leaves out, from the beginning each time; None: never asked for.
-
-    Raises:
-        ConfigError: no shard is left out.
-    """
-    from itertools import islice
-
-    from pipelines.stream.stream import FeatureStream
-
-    if config.run.evaluate_every is None:
-        return None
-    if not config.data.exclude:
-        raise ConfigError("`run.evaluate_every` needs shards that are held out; name some in `data.exclude`")
-    others = tuple(leaf.name for leaf in manifest.plan if leaf.name not in config.data.exclude)
-    units: dict[str, object] = {"units": processes.world_size}
-    if config.data.unit == "count":
-        units = {"batch": config.data.micro_batch * processes.world_size}
-    data = config.data.model_copy(update={"exclude": others, "workers": 0, **units})
-
-    def read() -> "Iterator[list[list[TrainingExample]]]":
-        stream = FeatureStream(
-            storage,
-            manifest,
-            spec.short_digest,
-            data,
-            seed=0,
-            num_epochs=1,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            lengths=lengths,
-            frame_tokens=count_frame_tokens(config, spec),
-        )
-        stream.reader = live or stream.reader
-        yield from islice(stream, config.run.evaluate_batches)
-
-    return read
-
-
-def _open_live(
-    storage: Storage, manifest: Manifest, spec: FeatureSpec, config: TrainConfig
-) -> "FeatureReader | None":
-    """What takes the place of the cache where a configuration asks for it."""
-    if config.live is None:
-        return None
-    from pipelines.stream.fresh import open_fresh_reader
-
-    return open_fresh_reader(storage, manifest, spec, config.live)
 
 
 def find_start(out: Path, *, resume: bool) -> "Checkpoint | None":
@@ -283,76 +227,6 @@ def find_start(out: Path, *, resume: bool) -> "Checkpoint | None":
 
 def _say_nothing(_: str) -> None:
     """For all processes but the first."""
-
-
-def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None" = None) -> str:
-    """The short digest of the feature spec that a configuration means.
-
-    Raises:
-        NotFoundError: when the corpus has no such features.
-        ConfigError: when the digest's beginning fits several.
-    """
-    known, latest = list(manifest.features), manifest.latest_spec
-    if latest is None:
-        raise NotFoundError(f"the corpus {manifest.name!r} has no features; run `onetoken featurize` first")
-    if checkpoint:
-        wanted = checkpoint.state.identity.spec.digest
-    if wanted == "latest":
-        return latest
-    fitting = [digest for digest in known if digest.startswith(wanted[:16])]
-    if not fitting:
-        raise NotFoundError(f"the corpus has no features of spec {wanted}; it has {', '.join(known)}")
-    if len(fitting) > 1:
-        raise ConfigError(f"spec {wanted} fits {', '.join(fitting)}; write more digits")
-    return fitting[0]
-
-
-def read_spec(storage: Storage, manifest: Manifest, digest: str) -> FeatureSpec:
-    """The feature spec of this short digest."""
-    from pipelines.commit import parse_stored, read_object
-
-    entry = manifest.features[digest].spec
-    return parse_stored(read_object(storage, entry), FeatureSpec, f"{storage.url}/{entry.path}")
-
-
-def _open_stream(
-    storage: Storage,
-    manifest: Manifest,
-    spec: FeatureSpec,
-    config: TrainConfig,
-    assembly: "Assembly",
-    reporter: Reporter,
-    processes: "Processes",
-) -> "tuple[FeatureStream, dict[str, int], Lengths]":
-    from pipelines.stream.lengths import count_lengths
-    from pipelines.stream.stream import FeatureStream
-
-    lengths = count_lengths(storage, manifest, assembly.prompter, SerialEngine(), reporter)
-    stream = FeatureStream(
-        storage,
-        manifest,
-        spec.short_digest,
-        config.data,
-        seed=config.run.seed,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        lengths=lengths,
-        frame_tokens=count_frame_tokens(config, spec),
-    )
-    catalog = stream.catalog
-    left_out = {
-        "no_prompt": catalog.num_unwritable,
-        "rejected_media": catalog.num_rejected,
-        "excluded_shards": catalog.num_excluded,
-    }
-    if catalog.left_out and processes.is_first:
-        reporter.say(f"some examples are left out for what they say: {in_counts(catalog.left_out)}")
-    return stream, {reason: count for reason, count in left_out.items() if count}, lengths
-
-
-def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
-    """What a frame takes in the language model's sequence: all patches in stage 1, then C*C."""
-    return spec.encoder.num_patches if config.stage == 1 else config.model.grid**2
 
 
 def _show_step(reporter: Reporter, stage: int, num_steps: int) -> "Callable[[StepReport], None]":

@@ -133,6 +133,13 @@ class Tokenizer:
         )
         return cast(str, text)
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens spelled out."""
+        text = self.backend.decode(  # pyright: ignore[reportUnknownMemberType]
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return cast(str, text)
+
     def _opens_with_a_space(self) -> bool:
         """Whether every stretch is encoded as if a space stood before it, as SentencePiece does."""
         spelled = cast(list[str], self.backend.convert_ids_to_tokens(self.encode("a")))

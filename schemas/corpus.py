@@ -211,6 +211,11 @@ def commit_path(unit: str, fingerprint: str, attempt: int = 0) -> str:
     return f"commits/{unit}-{fingerprint[: 2 * SHORT]}{suffix}.json"
 
 
+def lengths_unit(examples: str) -> str:
+    """The unit that counts the tokens of this file of examples, whatever the tokenizer."""
+    return f"lengths-{examples.rpartition('/')[2].rpartition('.')[0]}"
+
+
 def object_path(folder: str, name: str, sha256: str, extension: str) -> str:
     """Where an object lies below the corpus: named by what it holds."""
     return f"{folder}/{name}-{sha256[:SHORT]}.{extension}"

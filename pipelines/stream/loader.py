@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from operators.batch import TrainingExample
 from pipelines.stream.catalog import Catalog
+from pipelines.stream.columns import ExampleText
 from pipelines.stream.conversations import Conversations
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.transport import MicroBatch
@@ -36,6 +37,14 @@ class ExampleLoader:
     def load_units(self, units: Sequence[Unit | None]) -> list[MicroBatch]:
         """Several units, one after the other."""
         return [self.load_unit(unit) for unit in units]
+
+    def read_text(self, row: int) -> ExampleText:
+        """What an example says, and about which item.
+
+        Raises:
+            CorruptError: when the table of examples is not as it was written.
+        """
+        return self._texts.read(row)
 
     def load_example(self, row: int) -> TrainingExample:
         """One example.

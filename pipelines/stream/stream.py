@@ -99,7 +99,7 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
         if not self.num_steps(0):
             raise ConfigError("an epoch holds no whole step; lower `data.batch`, or set `data.tail: short`")
         texts = Conversations(storage, manifest.examples, self.catalog, 2 * data.shards_per_block)
-        self._loader = ExampleLoader(self.catalog, texts, reader, data)
+        self.loader = ExampleLoader(self.catalog, texts, reader, data)
         self._data = data
         self._rank, self._world_size = rank, world_size
         basis = [ORDER_VERSION, spec, seed, data.order_fields, lengths and lengths.digest, frame_tokens]
@@ -111,11 +111,11 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
     @property
     def reader(self) -> FeatureReader:
         """Where features come from."""
-        return self._loader.reader
+        return self.loader.reader
 
     @reader.setter
     def reader(self, reader: FeatureReader) -> None:
-        self._loader.reader = reader
+        self.loader.reader = reader
 
     def num_steps(self, epoch: int) -> int:
         """Steps of an epoch; with weights below 1 epochs differ by a few."""
@@ -181,7 +181,7 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
 
     def _load(self, planned: PlannedStep) -> list[MicroBatch]:
         self._expect_next_block(planned.position)
-        return self._loader.load_units(deal(planned.units, self._rank, self._world_size))
+        return self.loader.load_units(deal(planned.units, self._rank, self._world_size))
 
     def _take_from_workers(self) -> Iterator[list[MicroBatch]]:
         loader = DataLoader[PackedStep](
@@ -210,7 +210,7 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
             for planned in self.walk.steps(self._position):
                 self._expect_next_block(planned.position)
                 units = deal(planned.units, self._rank, self._world_size)
-                futures = [pool.submit(self._loader.load_unit, unit) for unit in units]
+                futures = [pool.submit(self.loader.load_unit, unit) for unit in units]
                 waiting.append((planned.position, futures))
                 if len(waiting) > num_threads:
                     yield self._take(waiting)

@@ -6,8 +6,8 @@ number, some 0.1 ms between processes of one machine, over a group of the `gloo`
 for the device.
 """
 
-from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed
@@ -15,8 +15,56 @@ import torch.distributed
 from schemas.errors import CorruptError, PipelineError
 
 Step = TypeVar("Step")
+StepOut = TypeVar("StepOut", covariant=True)
+
+
+@runtime_checkable
+class _Stream(Protocol[StepOut]):
+    """What a `FeatureStream` is to whoever trains from it."""
+
+    def __iter__(self) -> Iterator[StepOut]: ...
+
+    def state_dict(self) -> Mapping[str, int | str]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
 
 _distributed: Any = torch.distributed
+
+
+class StoppingTogether(Generic[Step]):
+    """A stream whose ranks stop together."""
+
+    def __init__(self, stream: _Stream[Step], group: object | None = None) -> None:
+        """Join a stream of each rank.
+
+        Args:
+            stream: of this rank.
+            group: see `stop_together`.
+        """
+        self._stream = stream
+        self._group = group
+
+    def __iter__(self) -> Iterator[Step]:
+        """The stream's steps.
+
+        Raises:
+            CorruptError: on every rank, with what the first rank that failed said.
+        """
+        return stop_together(iter(self._stream), self._group)
+
+    def state_dict(self) -> Mapping[str, int | str]:
+        """Of the stream."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Of the stream."""
+        self._stream.load_state_dict(state)
+
+
+def open_cpu_group() -> object | None:
+    """A group of all processes that speaks between CPUs; every process has to ask for it."""
+    return None if _distributed.get_backend() == "gloo" else _distributed.new_group(backend="gloo")
 
 
 def stop_together(steps: Iterator[Step], group: object | None = None) -> Iterator[Step]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pipelines.stream.order import EpochPlan, Order
 from pipelines.stream.units import Unit
+from schemas.errors import ConfigError
 
 Dealt = TypeVar("Dealt")
 
@@ -60,6 +61,20 @@ class Walk:
             for index in range(step, self.plan(epoch).num_steps):
                 yield Position(epoch, index)
             epoch, step = epoch + 1, 0
+
+    def find(self, number: int) -> PlannedStep:
+        """The step of this number of the run, from 0.
+
+        Raises:
+            ConfigError: when the run ends before.
+        """
+        epoch, step = 0, number
+        while step >= self.plan(epoch).num_steps:
+            step -= self.plan(epoch).num_steps
+            epoch += 1
+            if self._num_epochs is not None and epoch >= self._num_epochs:
+                raise ConfigError(f"the run ends {step + 1} steps before; name one of its {number - step}")
+        return PlannedStep(Position(epoch, step), self.plan(epoch).step_units(step))
 
     def steps(self, start: Position, worker: int = 0, num_workers: int = 1) -> Iterator[PlannedStep]:
         """The steps that one of several workers serves, from a position on."""

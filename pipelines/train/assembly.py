@@ -67,6 +67,20 @@ def restore(checkpoint: Checkpoint, *, to_train: bool) -> Assembly:
     return assembly
 
 
+def load_prompter(config: TrainConfig, checkpoint: Checkpoint | None = None) -> tuple[Tokenizer, Prompter]:
+    """The prompts of a run, without its model: as `assemble` and `restore` have them.
+
+    Raises:
+        ConfigError: the tokenizer or its chat template cannot be used.
+        NotFoundError: there is no checkpoint at `start_from`.
+    """
+    start = checkpoint
+    if start is None and config.model.start_from is not None:
+        start = open_checkpoint(Path(config.model.start_from))
+    tokenizer = load_tokenizer(config.model.llm if start is None else str(start.folder / "tokenizer"))
+    return tokenizer, build_prompter(tokenizer, config.stage, config.model.template, config.data.max_tokens)
+
+
 def load_language_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """A pretrained causal language model, by name or folder.
 

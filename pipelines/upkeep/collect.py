@@ -3,7 +3,7 @@
 Kept are
 - the manifest in force, those that were in force within the last `keep_s`, those named, and those that are
   about to be published: checkpoints pin manifests by digest and lie elsewhere, so age must speak for them;
-- what these list;
+- what these list, and the token counts of the examples that they list, for every tokenizer;
 - what a commit record younger than `keep_s` lists: a build that is at work, or was killed and will go on.
 
 A manifest was in force until the next one was written, so the youngest of the old ones is kept, too. A
@@ -28,13 +28,15 @@ from pipelines.upkeep.inventory import (
     digest_in,
     list_commits,
     list_data,
+    list_lengths,
     list_manifests,
     list_scratch,
     read_commit,
     read_manifest,
     resolve_digest,
+    unit_in,
 )
-from schemas.corpus import Manifest
+from schemas.corpus import Manifest, lengths_unit
 from schemas.errors import NotFoundError
 
 DAY_S: Final = 86_400.0
@@ -80,7 +82,7 @@ def collect(
     """
     in_force = load_manifest(storage)
     collector = _Collector(storage, policy, tuple(resolve_digest(storage, name) for name in policy.named))
-    stored = [*list_data(storage), *list_manifests(storage)]
+    stored = [*list_data(storage), *list_lengths(storage), *list_manifests(storage)]
     reach = collector.find_reach(in_force)
     garbage = [one for one in stored if one.path not in reach.paths and one.age_s >= policy.min_age_s]
     found = Collected(
@@ -126,8 +128,9 @@ class _Collector:
                 kept.add(digest)
                 paths.add(manifest.path)
                 paths.update(entry.path for entry in manifest.list_objects())
+        counted = {lengths_unit(path) for path in paths}
         for record in list_commits(self.storage):
-            if record.age_s < self.policy.keep_s:
+            if record.age_s < self.policy.keep_s or unit_in(record.path) in counted:
                 paths.update(self._listed_by(record.path))
         return _Reach(frozenset(paths), frozenset(kept))
 
@@ -158,7 +161,8 @@ class _Collector:
     def _find_dead_commits(self, gone: set[str]) -> Iterator[StoredObject]:
         """Records that lack an object; one that a good record of its unit succeeds stays with that."""
         records = list_commits(self.storage)
-        there = {one.path for one in list_data(self.storage)} - gone
+        stored = [*list_data(self.storage), *list_lengths(self.storage)]
+        there = {one.path for one in stored} - gone
         live = {record.path for record in records if there.issuperset(self._listed_by(record.path))}
         live_units = {_unit_of(path) for path in live}
         for record in records:

@@ -16,6 +16,7 @@ from schemas.digest import sha256_hex
 from schemas.errors import ConfigError, CorruptError, NotFoundError
 
 FOLDERS: Final = ("examples", "media", "quarantine", "shards", "features")
+LENGTHS: Final = "lengths"
 COMMITS: Final = "commits"
 MANIFESTS: Final = "manifests"
 MIN_PREFIX: Final = 8
@@ -26,14 +27,20 @@ _OBJECT: Final = re.compile(
     r"|shards/[^/]+-[0-9a-f]{16}\.(tar|idx)"
     r"|features/[0-9a-f]{16}/([^/]+-[0-9a-f]{16}\.(tar|idx|safetensors)|spec\.json)"
 )
+_LENGTHS: Final = re.compile(rf"{LENGTHS}/[0-9a-f]{{16}}/[^/]+-[0-9a-f]{{16}}\.parquet")
 _MANIFEST: Final = re.compile(rf"{MANIFESTS}/[0-9a-f]{{64}}\.json")
-_COMMIT: Final = re.compile(rf"{COMMITS}/[^/]+-[0-9a-f]{{32}}(-[0-9]+)?\.json")
+_COMMIT: Final = re.compile(rf"{COMMITS}/(?P<unit>[^/]+)-[0-9a-f]{{32}}(-[0-9]+)?\.json")
 
 
 def list_data(storage: Storage) -> list[StoredObject]:
     """Tables, shards, indexes, specs and weights, whoever lists them."""
     found = (one for folder in FOLDERS for one in storage.list_objects(folder))
     return [one for one in found if _OBJECT.fullmatch(one.path)]
+
+
+def list_lengths(storage: Storage) -> list[StoredObject]:
+    """Token counts of examples, which no manifest lists: they belong to the examples that were counted."""
+    return [one for one in storage.list_objects(LENGTHS) if _LENGTHS.fullmatch(one.path)]
 
 
 def list_scratch(storage: Storage) -> list[StoredObject]:
@@ -55,6 +62,12 @@ def list_manifests(storage: Storage) -> list[StoredObject]:
 def digest_in(path: str) -> str:
     """The digest in the path of a manifest."""
     return path.removeprefix(f"{MANIFESTS}/").removesuffix(".json")
+
+
+def unit_in(path: str) -> str:
+    """The unit in the path of a commit record."""
+    found = _COMMIT.fullmatch(path)
+    return found["unit"] if found else ""
 
 
 def read_manifest(storage: Storage, sha256: str) -> Manifest:

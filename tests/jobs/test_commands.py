@@ -13,7 +13,7 @@ from small_job import QUESTION, SmallJob, run_onetoken, talk, write_picture, wri
 
 STAGES = ("ingest", "shard", "featurize", "build")
 UPKEEP = ("verify", "diff", "gc", "report")
-VERBS = (*STAGES, *UPKEEP, "train", "generate", "inspect", "demo", "bench")
+VERBS = (*STAGES, *UPKEEP, "lengths", "train", "generate", "inspect", "demo", "bench")
 FAILED, USAGE, OVER_BUDGET = 1, 2, 3
 
 
@@ -42,6 +42,7 @@ def refuse(status: int, message: str, *arguments: object) -> None:
 
 def required_arguments(verb: str) -> list[object]:
     given = {
+        "lengths": ["c.yaml"],
         "train": ["c.yaml"],
         "generate": ["run", "Q?"],
         "inspect": ["path"],
@@ -79,7 +80,7 @@ def test_a_wrong_flag_is_named(verb):
     refuse(USAGE, f"Try 'onetoken {verb} --help'", verb, *required_arguments(verb), "--frob")
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "demo"])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("demo", "inspect")])
 def test_a_missing_argument_is_named(verb):
     needs_corpus = verb in ("verify", "gc", "report")
     refuse(USAGE, "Missing option '--corpus'" if needs_corpus else "Missing argument", verb)

@@ -18,7 +18,7 @@ SHIPPED = sorted((REPOSITORY / "jobs/recipes").glob("*.yaml"))
 GROUP = typer.main.get_group(build_app())
 VERBS = {
     *("demo", "doctor", "plan", "ingest", "shard", "featurize", "build", "retry"),
-    *("verify", "audit", "diff", "report", "gc", "train", "generate", "evaluate"),
+    *("verify", "audit", "diff", "report", "gc", "lengths", "train", "generate", "evaluate"),
     *("inspect", "export", "analyze", "bench"),
 }
 

@@ -56,7 +56,7 @@ def corpus(tmp_path: Path) -> TinyCorpus:
 
 
 def test_rows_are_those_of_the_prompts(corpus: TinyCorpus, prompter: ChatPrompter) -> None:
-    lengths = count_lengths(corpus.storage, corpus.manifest, prompter, SerialEngine())
+    lengths = count_lengths(corpus.storage, corpus.manifest.examples, prompter, SerialEngine())
     found: list[int] = []
     for entry, examples in zip(lengths.files, corpus.manifest.examples, strict=True):
         found += read_lengths(corpus.storage, entry, examples.num_rows).num_tokens.tolist()
@@ -73,17 +73,17 @@ def test_rows_are_those_of_the_prompts(corpus: TinyCorpus, prompter: ChatPrompte
 def test_nothing_is_counted_twice_and_engines_agree(
     corpus: TinyCorpus, prompter: ChatPrompter, far_engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = count_lengths(corpus.storage, corpus.manifest, prompter, far_engine)
+    first = count_lengths(corpus.storage, corpus.manifest.examples, prompter, far_engine)
 
     def refuse(*_: object) -> None:
         raise AssertionError("counted again")
 
     monkeypatch.setattr("pipelines.stream.lengths.measure_example", refuse)
-    assert count_lengths(corpus.storage, corpus.manifest, prompter, SerialEngine()) == first
+    assert count_lengths(corpus.storage, corpus.manifest.examples, prompter, SerialEngine()) == first
     other = ChatPrompter(tiny_tokenizer(), 120, OTHER_TEMPLATE)
     assert other.digest != prompter.digest
     with pytest.raises(AssertionError, match="counted again"):
-        count_lengths(corpus.storage, corpus.manifest, other, SerialEngine())
+        count_lengths(corpus.storage, corpus.manifest.examples, other, SerialEngine())
 
 
 OTHER_TEMPLATE = (
@@ -93,7 +93,7 @@ OTHER_TEMPLATE = (
 
 
 def test_long_examples_are_left_out_and_counted(corpus: TinyCorpus, prompter: ChatPrompter) -> None:
-    lengths = count_lengths(corpus.storage, corpus.manifest, prompter, SerialEngine())
+    lengths = count_lengths(corpus.storage, corpus.manifest.examples, prompter, SerialEngine())
     unlimited = ChatPrompter(tiny_tokenizer(), max_tokens=10_000)
     data = DATA.model_copy(update={"max_tokens": 100})
     stream = FeatureStream(
@@ -115,7 +115,7 @@ def test_long_examples_are_left_out_and_counted(corpus: TinyCorpus, prompter: Ch
 
 
 def test_damaged_lengths_are_found(corpus: TinyCorpus, prompter: ChatPrompter) -> None:
-    lengths = count_lengths(corpus.storage, corpus.manifest, prompter, SerialEngine())
+    lengths = count_lengths(corpus.storage, corpus.manifest.examples, prompter, SerialEngine())
     path = corpus.storage.local_path(lengths.files[0].path)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptError, match="does not hold the bytes"):

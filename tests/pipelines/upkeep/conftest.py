@@ -69,4 +69,14 @@ def grow_old():
     return age
 
 
-LISTED = ("examples", "media", "quarantine", "shards", "features", "commits", "manifests", "scratch")
+LISTED = (
+    "examples",
+    "media",
+    "quarantine",
+    "lengths",
+    "shards",
+    "features",
+    "commits",
+    "manifests",
+    "scratch",
+)

@@ -10,11 +10,13 @@ from encodable_inputs import draw, encode, picture_row, talk
 from watched_storage import read_objects
 
 from infra.storage import LocalStorage, Storage, open_storage
+from operators.prompt import Prompter, PromptSize
 from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import SerialEngine
 from pipelines.ingest.flow import ingest
 from pipelines.notices import LEASE_S
 from pipelines.shard.flow import shard
+from pipelines.stream.lengths import count_lengths
 from pipelines.upkeep.collect import DAY_S, KeepPolicy, collect
 from pipelines.upkeep.verify import verify
 from schemas.configuration import build
@@ -120,6 +122,46 @@ def test_work_that_is_committed_stays_for_the_build_that_will_go_on(corpus, grow
     assert gone - records == {entry.path for entry in committed}
     assert len(records) == len(features.shards)
     assert is_sound(corpus)
+
+
+class OneToken(Prompter):
+    """Counts one token an example; a tokenizer by its digest."""
+
+    def __init__(self, digest):
+        self._digest = digest
+
+    @property
+    def digest(self):
+        return self._digest
+
+    def measure_training(self, turns, num_media):
+        return PromptSize(1, 1)
+
+
+def test_token_counts_stay_as_long_as_the_examples_that_were_counted(corpus, grow_old):
+    manifest = load_manifest(corpus)
+    own = [
+        count_lengths(corpus, manifest.examples, OneToken(digit * 64), SerialEngine()).files for digit in "ab"
+    ]
+    data = corpus.read_bytes(manifest.examples[0].path)
+    other = put_object(corpus, "examples", "older", "parquet", data, manifest.examples[0].num_rows)
+    gone = count_lengths(corpus, [other], OneToken("a" * 64), SerialEngine()).files
+    for path in corpus.list("manifests"):
+        if path != manifest.path:
+            corpus.remove(path)
+    grow_old(corpus, 20)
+    assert removed_paths(collect(corpus, KeepPolicy(), is_dry_run=True)) == {other.path}
+    grow_old(corpus, 40)
+    kept = {entry.path for files in own for entry in files}
+    assert len(kept) == 2 * len(manifest.examples)
+    told = removed_paths(collect(corpus, KeepPolicy(), is_dry_run=True))
+    (record,) = (path for path in told if path.startswith("commits/"))
+    assert told == {other.path, gone[0].path, record}
+    assert record.startswith("commits/lengths-older-")
+    assert removed_paths(collect(corpus, KeepPolicy())) == told
+    assert set(corpus.list("lengths")) == kept
+    assert is_sound(corpus)
+    assert verify(corpus, SerialEngine()).num_unlisted == 0
 
 
 def test_what_cannot_be_read_stops_it(corpus, grow_old):

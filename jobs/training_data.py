@@ -1,0 +1,223 @@
+"""What a training configuration reads: the manifest, the feature spec, token counts, the stream of examples.
+
+Token counts of all examples are made once for a tokenizer and kept in the corpus; whoever needs them first
+makes them, on the engine that it has. `onetoken lengths` makes them on any.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infra.storage import Storage, open_storage
+from jobs.console import Reporter
+from pipelines.engine import Engine, SerialEngine
+from schemas.corpus import Manifest
+from schemas.errors import ConfigError, NotFoundError
+from schemas.feature import FeatureSpec
+from schemas.training import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from operators.batch import TrainingExample
+    from operators.prompt import Prompter
+    from pipelines.stream.lengths import Lengths
+    from pipelines.stream.reader import FeatureReader
+    from pipelines.stream.stream import FeatureStream
+    from pipelines.train.checkpoint import Checkpoint
+    from pipelines.train.evaluation import HeldOut
+    from pipelines.train.processes import Processes
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The corpus of a run, opened."""
+
+    storage: Storage
+    manifest: Manifest
+    spec: FeatureSpec
+
+    @property
+    def digest(self) -> str:
+        """The short digest of the spec."""
+        return self.spec.short_digest
+
+
+def open_training_data(
+    config: TrainConfig, checkpoint: "Checkpoint | None" = None, corpus: str | None = None
+) -> TrainingData:
+    """The corpus that a configuration names, or `corpus`, with the manifest that a checkpoint pins.
+
+    Raises:
+        NotFoundError: when there is no corpus, or it has no such features.
+        ConfigError: when the digest's beginning fits several specs.
+    """
+    from pipelines.commit import load_manifest, load_pinned_manifest
+
+    storage = open_storage(corpus or config.corpus)
+    if checkpoint:
+        manifest = load_pinned_manifest(storage, checkpoint.state.identity.manifest_sha256)
+    else:
+        manifest = load_manifest(storage)
+    digest = choose_spec(manifest, config.spec, checkpoint)
+    return TrainingData(storage, manifest, read_spec(storage, manifest, digest))
+
+
+def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None" = None) -> str:
+    """The short digest of the feature spec that a configuration means.
+
+    Raises:
+        NotFoundError: when the corpus has no such features.
+        ConfigError: when the digest's beginning fits several.
+    """
+    known, latest = list(manifest.features), manifest.latest_spec
+    if latest is None:
+        raise NotFoundError(f"the corpus {manifest.name!r} has no features; run `onetoken featurize` first")
+    if checkpoint:
+        wanted = checkpoint.state.identity.spec.digest
+    if wanted == "latest":
+        return latest
+    fitting = [digest for digest in known if digest.startswith(wanted[:16])]
+    if not fitting:
+        raise NotFoundError(f"the corpus has no features of spec {wanted}; it has {', '.join(known)}")
+    if len(fitting) > 1:
+        raise ConfigError(f"spec {wanted} fits {', '.join(fitting)}; write more digits")
+    return fitting[0]
+
+
+def read_spec(storage: Storage, manifest: Manifest, digest: str) -> FeatureSpec:
+    """The feature spec of this short digest."""
+    from pipelines.commit import parse_stored, read_object
+
+    entry = manifest.features[digest].spec
+    return parse_stored(read_object(storage, entry), FeatureSpec, f"{storage.url}/{entry.path}")
+
+
+def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
+    """What a frame takes in the language model's sequence: all patches in stage 1, then C*C."""
+    return spec.encoder.num_patches if config.stage == 1 else config.model.grid**2
+
+
+def open_live_reader(config: TrainConfig, data: TrainingData) -> "FeatureReader | None":
+    """What takes the place of the cache where a configuration asks for it."""
+    if config.live is None:
+        return None
+    from pipelines.stream.fresh import open_fresh_reader
+
+    return open_fresh_reader(data.storage, data.manifest, data.spec, config.live)
+
+
+def count_tokens(
+    data: TrainingData, prompter: "Prompter", engine: Engine, reporter: Reporter, processes: "Processes"
+) -> "Lengths":
+    """The token counts of all examples; those that are missing are made, and that is said.
+
+    Processes that train together share the files.
+    """
+    from pipelines.stream.lengths import count_lengths, list_uncounted
+
+    missing = list_uncounted(data.storage, data.manifest.examples, prompter)
+    if missing:
+        if processes.is_first:
+            num_rows = sum(entry.num_rows for entry in missing)
+            reporter.say(
+                f"counting the tokens of {num_rows:,} examples, once for this tokenizer and template "
+                "(`onetoken lengths CONFIG --engine ray` does it on a cluster)"
+            )
+        mine = data.manifest.examples[processes.rank :: processes.world_size]
+        count_lengths(data.storage, mine, prompter, engine, reporter)
+    processes.wait()
+    return count_lengths(data.storage, data.manifest.examples, prompter, SerialEngine())
+
+
+def open_stream(
+    config: TrainConfig,
+    data: TrainingData,
+    lengths: "Lengths",
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    reader: "FeatureReader | None" = None,
+) -> "FeatureStream":
+    """The examples that a run trains on, in its order; `reader` takes the place of the cache."""
+    from pipelines.stream.stream import FeatureStream
+
+    stream = FeatureStream(
+        data.storage,
+        data.manifest,
+        data.digest,
+        config.data,
+        seed=config.run.seed,
+        rank=rank,
+        world_size=world_size,
+        lengths=lengths,
+        frame_tokens=count_frame_tokens(config, data.spec),
+    )
+    stream.reader = reader or stream.reader
+    return stream
+
+
+def count_left_out(stream: "FeatureStream") -> dict[str, int]:
+    """Examples that a run does not train on, by reason."""
+    catalog = stream.catalog
+    left_out = {
+        "no_prompt": catalog.num_unwritable,
+        "rejected_media": catalog.num_rejected,
+        "excluded_shards": catalog.num_excluded,
+    }
+    return {reason: count for reason, count in left_out.items() if count}
+
+
+def hold_out(
+    config: TrainConfig,
+    data: TrainingData,
+    lengths: "Lengths",
+    processes: "Processes",
+    group: object | None,
+    reader: "FeatureReader | None",
+) -> "HeldOut | None":
+    """Batches of the shards that training leaves out, from the beginning each time; None: never asked for.
+
+    Args:
+        config: of the run.
+        data: its corpus.
+        lengths: of the prompts.
+        processes: that train together.
+        group: through which they stop together.
+        reader: takes the place of the cache.
+
+    Raises:
+        ConfigError: no shard is left out.
+    """
+    from itertools import islice
+
+    from pipelines.stream.stream import FeatureStream
+    from pipelines.stream.together import stop_together
+
+    if config.run.evaluate_every is None:
+        return None
+    if not config.data.exclude:
+        raise ConfigError("`run.evaluate_every` needs shards that are held out; name some in `data.exclude`")
+    others = tuple(leaf.name for leaf in data.manifest.plan if leaf.name not in config.data.exclude)
+    units: dict[str, object] = {"units": processes.world_size}
+    if config.data.unit == "count":
+        units = {"batch": config.data.micro_batch * processes.world_size}
+    settings = config.data.model_copy(update={"exclude": others, "workers": 0, **units})
+
+    def read() -> "Iterator[list[list[TrainingExample]]]":
+        stream = FeatureStream(
+            data.storage,
+            data.manifest,
+            data.digest,
+            settings,
+            seed=0,
+            num_epochs=1,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            lengths=lengths,
+            frame_tokens=count_frame_tokens(config, data.spec),
+        )
+        stream.reader = reader or stream.reader
+        steps = islice(stream, config.run.evaluate_batches)
+        yield from steps if processes.is_alone else stop_together(steps, group)
+
+    return read
