@@ -127,6 +127,9 @@ def test_work_that_is_committed_stays_for_the_build_that_will_go_on(corpus, grow
 class OneToken(Prompter):
     """Counts one token an example; a tokenizer by its digest."""
 
+    max_tokens = 1
+    stop_ids = frozenset()
+
     def __init__(self, digest):
         self._digest = digest
 
