@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from infra.space import named_full_disk
-from infra.storage import Storage
+from infra.storage import Seen, Storage, read_descriptor
 from schemas.corpus import ObjectEntry
 from schemas.errors import ConfigError, CorruptError, WorkError
 
@@ -45,22 +45,22 @@ class DiskCache:
             CorruptError: when the object is not what was written, or ends before.
             ConfigError: when it is larger than the cache.
         """
-        for _ in range(_TRIES):
-            path = self.fetch(storage, entry)
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:  # removed this moment, to make room
-                continue
-            try:
-                data = os.pread(descriptor, length, offset)
-            finally:
-                os.close(descriptor)
-            if len(data) != length:
-                raise CorruptError(f"{path} ends before byte {offset + length}; delete it")
-            return data
-        raise WorkError(
-            f"{self._folder} is too small for all that is read at a time; raise `cache.max_bytes`"
-        )
+        room = bytearray(length)
+        self.read_into(storage, entry, offset, memoryview(room))
+        return bytes(room)
+
+    def read_into(
+        self, storage: Storage, entry: ObjectEntry, offset: int, room: memoryview, seen: Seen | None = None
+    ) -> None:
+        """The same into memory; see `Storage.read_into`.
+
+        Raises:
+            CorruptError: when the object is not what was written, or ends before.
+            ConfigError: when it is larger than the cache.
+        """
+        with self._opened(storage, entry) as file:
+            if not read_descriptor(file.fileno(), offset, room, seen):
+                raise CorruptError(f"{file.name} ends before byte {offset + len(room)}; delete it")
 
     def fetch(self, storage: Storage, entry: ObjectEntry) -> Path:
         """See that an object is there, and where.
@@ -89,6 +89,14 @@ class DiskCache:
         except FileNotFoundError:
             return False
         return True
+
+    def _opened(self, storage: Storage, entry: ObjectEntry) -> BinaryIO:
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):  # removed this moment, to make room
+                return self.fetch(storage, entry).open("rb", buffering=0)
+        raise WorkError(
+            f"{self._folder} is too small for all that is read at a time; raise `cache.max_bytes`"
+        )
 
     def _use(self, target: Path) -> bool:
         """Whether an object is there; if so, it was used now."""

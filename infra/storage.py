@@ -31,20 +31,14 @@ from schemas.errors import ConfigError, ConflictError, FatalError, NotFoundError
 
 COPY_BYTES = 1 << 20
 MAX_OPEN = 16
-SEEN_BYTES = 512 << 10
-"""Half of what a core's own cache holds: who looks at them at once finds them there."""
 _TEMPORARY = ".writing-"
 _FOLDER_TRIES = 20
 
 Opened = TypeVar("Opened")
 
 
-Seen = Callable[[int], None]
-"""Told how many bytes of a buffer are filled."""
-
-
-def ignore(_: int) -> None:
-    """Does nothing."""
+Seen = Callable[[int], int]
+"""Told how many bytes of a buffer are filled; says up to where it wants them next, which is further."""
 
 
 @runtime_checkable
@@ -99,10 +93,10 @@ class Storage(Protocol):
         """
         ...
 
-    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen = ignore) -> None:
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen | None = None) -> None:
         """Fill a buffer with the bytes from `offset`: no copy is made where the system can read into it.
 
-        `seen` is told how many bytes are there whenever some more have come.
+        `seen` is told how many bytes are there: none, then at least as many as it asked for, in the end all.
 
         Raises:
             NotFoundError: when the object is not there or ends before.
@@ -231,16 +225,10 @@ class LocalStorage:
             raise NotFoundError(f"{self.local_path(path)} ends before byte {offset + length}")
         return data
 
-    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen = ignore) -> None:
-        done = 0
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen | None = None) -> None:
         opened = self._keep_open(path)
-        while done < len(room):
-            piece = room[done:] if seen is ignore else room[done : done + SEEN_BYTES]
-            taken = os.preadv(opened.descriptor, [piece], offset + done)
-            if not taken:
-                raise NotFoundError(f"{self.local_path(path)} ends before byte {offset + len(room)}")
-            done += taken
-            seen(done)
+        if not read_descriptor(opened.descriptor, offset, room, seen):
+            raise NotFoundError(f"{self.local_path(path)} ends before byte {offset + len(room)}")
 
     def put(self, path: str, file: SeekableFile) -> None:
         target = self.local_path(path)
@@ -362,6 +350,19 @@ class LocalStorage:
                     yield file, name
             finally:
                 name.unlink(missing_ok=True)
+
+
+def read_descriptor(descriptor: int, offset: int, room: memoryview, seen: Seen | None) -> bool:
+    """Fill a buffer from an open file, see `Storage.read_into`; whether it has so many bytes."""
+    done, stop = 0, len(room) if seen is None else seen(0)
+    while done < len(room):
+        taken = os.preadv(descriptor, [room[done:stop]], offset + done)
+        if not taken:
+            return False
+        done += taken
+        if seen is not None and done == stop:
+            stop = seen(done)
+    return True
 
 
 def _open_in_folder(folder: Path, open_file: Callable[[], Opened]) -> Opened:

@@ -30,7 +30,7 @@ use. It costs 64 + 8 M + 24 V bytes and the padding: 0.01 % of a picture's five 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import starmap
 from typing import Final, NamedTuple
 
 import torch
@@ -180,8 +180,8 @@ def read_header(data: Buffer) -> FeatureHeader:
         num_patches=num_patches,
         width=width,
         num_bytes=num_bytes,
-        media=tuple(MediumShape(*row) for row in _MEDIUM.iter_unpack(tables[:media_bytes])),
-        views=tuple(ViewEntry(*row) for row in _VIEW.iter_unpack(tables[media_bytes:])),
+        media=tuple(starmap(MediumShape, _MEDIUM.iter_unpack(tables[:media_bytes]))),
+        views=tuple(starmap(ViewEntry, _VIEW.iter_unpack(tables[media_bytes:]))),
     )
     _check_layout(header, zero)
     return header
@@ -214,6 +214,34 @@ def check_section(header: FeatureHeader, index: int, section: Buffer) -> memoryv
     if len(section) != view.length or xxhash.xxh3_64_intdigest(section) != view.xxh3:
         raise CorruptError(f"view {index} of {len(header.views)} does not match its checksum")
     return memoryview(section)[2 * header.width :]
+
+
+def cut_views(header: FeatureHeader, data: memoryview) -> list[memoryview]:
+    """The encoded views of a whole file that is known to be as it was written."""
+    skipped = 2 * header.width
+    return [data[view.offset + skipped : view.offset + view.length] for view in header.views]
+
+
+def check_views(header: FeatureHeader, data: memoryview) -> list[memoryview]:
+    """The encoded views of a whole file.
+
+    Raises:
+        CorruptError: when one does not match its checksum.
+    """
+    return [
+        check_section(header, number, data[view.offset : view.offset + view.length])
+        for number, view in enumerate(header.views)
+    ]
+
+
+def check_size(header: FeatureHeader, num_bytes: int) -> None:
+    """See that a file is as long as its header says.
+
+    Raises:
+        CorruptError: when it is not.
+    """
+    if header.num_bytes != num_bytes:
+        raise CorruptError(f"a feature file of {header.num_bytes} bytes has {num_bytes}")
 
 
 def _align(position: int) -> int:
@@ -259,16 +287,16 @@ def _header_digest(header: Buffer) -> int:
 
 def _check_layout(header: FeatureHeader, zero: int) -> None:
     """A checksum does not prove that the writer was sound."""
-    views = header.views
-    ends = [view.offset + view.length for view in views]
-    is_sound = (
-        zero == 0
-        and len(views) == sum(medium.num_views for medium in header.media) > 0
-        and all(medium.num_views for medium in header.media)
-        and views[0].offset == _align(header.header_bytes)
-        and all(later.offset == _align(view.offset + view.length) for view, later in pairwise(views))
-        and ends[-1] == header.num_bytes
-        and all(view.length >= 2 * header.width for view in views)
-    )
+    position = _align(header.header_bytes)
+    is_sound = zero == 0
+    for view in header.views:
+        is_sound &= view.offset == position and view.length >= 2 * header.width
+        position = _align(view.offset + view.length)
+    num_views = 0
+    for medium in header.media:
+        is_sound &= medium.num_views > 0
+        num_views += medium.num_views
+    last = header.views[-1] if header.views else ViewEntry(0, 0, 0)
+    is_sound &= 0 < num_views == len(header.views) and last.offset + last.length == header.num_bytes
     if not is_sound:
         raise CorruptError("the tables of a feature file contradict each other")

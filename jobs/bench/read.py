@@ -2,7 +2,7 @@
 
 All sides read the same tars, in order, and take turns; CPU time of one thread, medians, the first turn not
 counted. `cat` is the command of that name, its output thrown away. Ours reads items of five int8 views by
-the index, four at a time, into memory that is there already; with checksums, every header and view is
+the index, four at a time, into memory that is there already; with checksums, every byte of every item is
 checked as well. webdataset, which checks nothing, yields bytes that are copied into the same memory.
 
 The tars are larger than the processor's caches. What one view of five costs is counted in bytes that were
@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 import webdataset
 
-from infra.storage import LocalStorage, Seen, ignore
+from infra.storage import LocalStorage, Seen
 from jobs.bench.feature_corpus import SUFFIX, FeatureCorpus, write_feature_corpus
 from jobs.bench.result import Measured, Say
 from pipelines.stream.item_room import ItemRoom
@@ -113,7 +113,7 @@ class _CountingStorage(LocalStorage):
         self.num_bytes += length
         return super().read_range(path, offset, length)
 
-    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen = ignore) -> None:
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen | None = None) -> None:
         self.num_bytes += len(room)
         super().read_into(path, offset, room, seen)
 

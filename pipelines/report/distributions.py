@@ -20,7 +20,7 @@ from infra.tar import read_index
 from pipelines.commit import read_object
 from pipelines.engine import Progress, no_progress
 from pipelines.report.histogram import Histogram
-from pipelines.stream.reader import FEATURE_SUFFIX
+from pipelines.stream.shard_indexes import FEATURE_SUFFIX
 from schemas.corpus import FeatureSet, Manifest, ObjectEntry
 from schemas.record import MediumKind
 

@@ -1,7 +1,7 @@
 """Room for the bytes of many items: one buffer that is used again for batch after batch.
 
-Items are read straight into it, one after the other at multiples of 64, and decoded from there. Memory that
-is new for every batch would be handed out by the kernel page by page, which takes longer than reading.
+What is read goes straight into it, piece after piece at multiples of 64, and is decoded from there. Memory
+that is new for every batch would be handed out by the kernel page by page, which takes longer than reading.
 Pinned, a GPU copies from it without the kernel's help.
 """
 
@@ -9,8 +9,7 @@ from typing import Any, Final, cast
 
 import torch
 
-from operators.feature_file import FeatureHeader, check_section, measure_header, read_header, view_range
-from schemas.errors import CorruptError, WorkError
+from schemas.errors import WorkError
 
 ALIGNMENT: Final = 64
 
@@ -41,44 +40,3 @@ class ItemRoom:
             )
         self._used += num_bytes + -num_bytes % ALIGNMENT
         return self._view[start : start + num_bytes]
-
-
-class ItemCheck:
-    """Header and views of an item against their checksums, while its bytes come in.
-
-    What has just been read is still in the core's cache: checked later, it would come from memory once more.
-    """
-
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
-        self.payloads: list[memoryview] = []
-        """Encoded views, as far as they have been checked."""
-        self._header: FeatureHeader | None = None
-
-    @property
-    def header(self) -> FeatureHeader:
-        """The header, when all has been seen.
-
-        Raises:
-            CorruptError: when the item ended before its last view.
-        """
-        if self._header is None or len(self.payloads) < len(self._header.views):
-            raise CorruptError(f"a feature file of {len(self.data)} bytes ends inside its views")
-        return self._header
-
-    def see(self, num_bytes: int) -> None:
-        """So many bytes of the item are there now.
-
-        Raises:
-            CorruptError: when one of them is not as it was written.
-        """
-        if self._header is None:
-            if num_bytes < len(self.data) and num_bytes < measure_header(self.data[:num_bytes]):
-                return
-            self._header = read_header(self.data[:num_bytes])
-        for place in range(len(self.payloads), len(self._header.views)):
-            offset, length = view_range(self._header, place)
-            if offset + length > num_bytes:
-                return
-            section = self.data[offset : offset + length]
-            self.payloads.append(check_section(self._header, place, section))

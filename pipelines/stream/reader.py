@@ -1,52 +1,57 @@
 """Features of items, by ranged reads: everything, or some views without the others.
 
-An item that is read whole costs one read; whole items of a batch are read into memory that is there already,
-and decoded together where the features are wanted. Some of its views cost one read of the header (4 KiB, more
-for clips of 160 frames and above) and one per run of adjacent views. Each view is checked against its
-checksum before it is handed out, still as its codec wrote it: decoding is for where it is used.
-
-Indexes of shards are read when first needed, checked against the manifest, and the last 128 are kept: about
-100 KB each. What is damaged in a cache is fetched again, once.
+Whole items are read straight into the memory that they stay in, neighbors in one go (see
+`pipelines.stream.spans`); those of a batch into memory that is there already, to be decoded together where
+the features are wanted. Some views of an item cost one read of the header (4 KiB, more for clips of 160
+frames and above) and one per run of adjacent views. Everything is checked before it is handed out: whole
+items against the checksum of the index, single views against that of the header. Features stay as their
+codec wrote them: decoding is for where they are used. What is damaged in a cache is fetched again, once.
 """
 
-from collections import OrderedDict
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from threading import Lock
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from jaxtyping import Float16
 from torch import Tensor
 
 from infra.storage import Storage
-from infra.tar import Member, read_index
 from operators.batch import MediumFeatures
 from operators.codec import CPU, decode_views, open_codec
 from operators.feature_file import (
     PREFIX_BYTES,
     FeatureHeader,
     MediumShape,
+    check_section,
+    check_size,
+    cut_views,
     measure_header,
-    open_section,
     read_header,
     view_range,
 )
 from operators.stored import StoredFeatures
 from pipelines.commit import parse_stored, read_object
-from pipelines.stream.item_room import ItemCheck, ItemRoom
+from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.selection import ChosenMedium, ViewChoice, choose_views
+from pipelines.stream.shard_indexes import ShardIndexes
 from pipelines.stream.source import DirectSource, ShardSource
+from pipelines.stream.spans import (
+    Place,
+    Span,
+    SpanCheck,
+    join_spans,
+    named_item,
+)
 from schemas.corpus import FeatureSet, Manifest, ShardEntry
 from schemas.errors import CorruptError, MismatchError, NotFoundError
 from schemas.feature import FeatureSpec
 from schemas.stream import FramesConfig
 
 HEAD_BYTES: Final = 4096
-KEPT_INDEXES: Final = 128
-FEATURE_SUFFIX: Final = ".feat.bin"
 ALL_FRAMES: Final = FramesConfig()
+
+Read = TypeVar("Read")
 
 
 class FeatureReader:
@@ -67,13 +72,10 @@ class FeatureReader:
             NotFoundError: when the corpus has none.
             MismatchError: when its codec is unknown here.
         """
-        self._storage = storage
         self._source = DirectSource(storage) if source is None else source
-        self._set = find_features(manifest, spec)
-        self._shards = {shard.name: shard for shard in self._set.shards}
-        self._indexes: OrderedDict[str, dict[str, Member]] = OrderedDict()
-        self._lock = Lock()
-        self.spec = _read_spec(storage, self._set, spec)
+        features = find_features(manifest, spec)
+        self._indexes = ShardIndexes(storage, features.shards, spec)
+        self.spec = _read_spec(storage, features, spec)
         self.codec = open_codec(self.spec.codec)
 
     def read_item(
@@ -105,14 +107,10 @@ class FeatureReader:
             CorruptError: naming shard and item, when the bytes are not those that were written.
             MismatchError: when they were made under another spec.
         """
-        entry = self._entry(shard)
-        with _naming(shard, key):
-            try:
-                return self._read(entry, key, views, frames)
-            except CorruptError:
-                if not self._source.forget(entry.tar):
-                    raise
-                return self._read(entry, key, views, frames)
+        place = self._indexes.find(shard, key)
+        if views == "all" and frames == ALL_FRAMES:
+            return self._retry(place.shard, lambda: self._read_whole(place))
+        return self._retry(place.shard, lambda: self._read_chosen(place, views, frames))
 
     def read_features(
         self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
@@ -129,10 +127,10 @@ class FeatureReader:
             CorruptError: naming shard and item, when the bytes are not those that were written.
             MismatchError: when they were made under another spec.
         """
-        entry = self._entry(shard)
-        with _naming(shard, key):
-            member, header, head = self._open(entry, key, HEAD_BYTES)
-            sections = self._read_sections(entry, member, header, places, head)
+        place = self._indexes.find(shard, key)
+        with named_item(shard, key):
+            header, head = self._open(place)
+            sections = self._read_sections(place, header, places, head)
             return decode_views(self.codec, sections, header.num_patches, header.width)
 
     def fetch(self, wanted: Iterable[tuple[str, str]], room: ItemRoom) -> list[memoryview]:
@@ -144,33 +142,27 @@ class FeatureReader:
         """
         room.clear()
         fetched: list[memoryview] = []
-        for shard, key in wanted:
-            entry = self._entry(shard)
-            with _naming(shard, key):
-                member = self._find(entry, key)
-                fetched.append(room.take(member.size))
-                self._storage.read_into(entry.tar.path, member.offset, fetched[-1])
+        for span in self._join(wanted):
+            data = room.take(span.num_bytes)
+            with named_item(span.shard.name, span.places[-1].key):
+                self._source.read_into(span.shard.tar, span.offset, data)
+            fetched += span.cut(data)
         return fetched
 
-    def fetch_checked(self, wanted: Iterable[tuple[str, str]], room: ItemRoom) -> list[ItemCheck]:
-        """The same, header and every view checked as their bytes come in.
+    def fetch_checked(self, wanted: Iterable[tuple[str, str]], room: ItemRoom) -> list[memoryview]:
+        """The same, each item checked against the checksum of the index when its bytes are there.
 
         Raises:
             CorruptError: naming shard and item, when the bytes are not those that were written.
-            MismatchError: when they were made under another spec.
             WorkError: when the room is too small.
         """
         room.clear()
-        checked: list[ItemCheck] = []
-        for shard, key in wanted:
-            entry = self._entry(shard)
-            with _naming(shard, key):
-                member = self._find(entry, key)
-                item = ItemCheck(room.take(member.size))
-                self._storage.read_into(entry.tar.path, member.offset, item.data, item.see)
-                self._check_header(item.header, member)
-            checked.append(item)
-        return checked
+        fetched: list[memoryview] = []
+        for span in self._join(wanted):
+            data = room.take(span.num_bytes)
+            self._retry(span.shard, lambda span=span, data=data: self._fill(span, data))
+            fetched += span.cut(data)
+        return fetched
 
     def read_batch(
         self, wanted: Iterable[tuple[str, str]], room: ItemRoom, device: torch.device = CPU
@@ -182,16 +174,20 @@ class FeatureReader:
             MismatchError: when they were made under another spec.
             WorkError: when the room is too small.
         """
-        checked = self.fetch_checked(wanted, room)
-        payloads = [payload for item in checked for payload in item.payloads]
+        names = [*wanted]
+        opened: list[tuple[FeatureHeader, list[memoryview]]] = []
+        for (shard, key), data in zip(names, self.fetch_checked(names, room), strict=True):
+            with named_item(shard, key):
+                opened.append(self._open_whole(data))
+        payloads = [payload for _, cut in opened for payload in cut]
         encoder = self.spec.encoder
         decoded = decode_views(self.codec, payloads, encoder.num_patches, encoder.width, device)
-        parts = torch.split(decoded, [len(item.payloads) for item in checked])
-        return [_split(part, item.header.media) for part, item in zip(parts, checked, strict=True)]
+        parts = torch.split(decoded, [len(cut) for _, cut in opened])
+        return [_split(part, header.media) for part, (header, _) in zip(parts, opened, strict=True)]
 
     def list_shards(self) -> list[str]:
         """Names of the shards, in the order of the plan."""
-        return [*self._shards]
+        return [*self._indexes.shards]
 
     def list_keys(self, shard: str) -> list[str]:
         """The items of a shard, in order.
@@ -199,7 +195,7 @@ class FeatureReader:
         Raises:
             NotFoundError: when there is no such shard.
         """
-        return [*self._index(shard)]
+        return [*self._indexes.list_members(shard)]
 
     def read_shapes(self, key: str, *, shard: str) -> tuple[MediumShape, ...]:
         """How many views each medium of an item has.
@@ -208,16 +204,18 @@ class FeatureReader:
             CorruptError: naming shard and item, when the header is not as it was written.
             MismatchError: when it was written under another spec.
         """
-        with _naming(shard, key):
-            return self._open(self._entry(shard), key, HEAD_BYTES)[1].media
+        with named_item(shard, key):
+            return self._open(self._indexes.find(shard, key))[0].media
 
     def expect(self, shards: Sequence[str]) -> None:
         """Told which shards are read next; those without features are passed over."""
-        self._source.expect([self._shards[name].tar for name in shards if name in self._shards])
+        known = self._indexes.shards
+        self._source.expect([known[name].tar for name in shards if name in known])
 
     def count_bytes(self, shards: Sequence[str]) -> int:
         """What these shards take."""
-        return sum(self._shards[name].tar.num_bytes for name in shards if name in self._shards)
+        known = self._indexes.shards
+        return sum(known[name].tar.num_bytes for name in shards if name in known)
 
     def find_shard(self, key: str) -> str:
         """The shard that holds an item, by searching the indexes.
@@ -225,58 +223,75 @@ class FeatureReader:
         Raises:
             NotFoundError: when none does.
         """
-        for name in self._shards:
-            if key in self._index(name):
-                return name
-        raise NotFoundError(f"no feature shard of spec {self.spec.short_digest} holds item {key}")
+        return self._indexes.find_shard(key)
 
-    def _read(
-        self, entry: ShardEntry, key: str, views: ViewChoice, frames: FramesConfig
+    def _join(self, wanted: Iterable[tuple[str, str]]) -> list[Span]:
+        return join_spans(self._indexes.find(shard, key) for shard, key in wanted)
+
+    def _fill(self, span: Span, data: memoryview) -> None:
+        check = SpanCheck(span, data)
+        try:
+            self._source.read_into(span.shard.tar, span.offset, data, check.see)
+        except (CorruptError, NotFoundError) as error:
+            raise CorruptError(f"shard {span.shard.name}, item {check.place.key}: {error}") from error
+
+    def _read_whole(self, place: Place) -> tuple[StoredFeatures, ...]:
+        span = Span([place])
+        data = ItemRoom(span.num_bytes).take(span.num_bytes)
+        self._fill(span, data)
+        with named_item(place.shard.name, place.key):
+            header, payloads = self._open_whole(data)
+        return self._hand_out(header, choose_views(header.media, "all", ALL_FRAMES), payloads)
+
+    def _open_whole(self, data: memoryview) -> tuple[FeatureHeader, list[memoryview]]:
+        """Header and encoded views of an item that was checked."""
+        header = read_header(data)
+        self._accept(header)
+        check_size(header, len(data))
+        return header, cut_views(header, data)
+
+    def _read_chosen(
+        self, place: Place, views: ViewChoice, frames: FramesConfig
     ) -> tuple[StoredFeatures, ...]:
-        whole = views == "all" and frames == ALL_FRAMES
-        member, header, head = self._open(entry, key, None if whole else HEAD_BYTES)
-        chosen = choose_views(header.media, views, frames)
-        places = [place for medium in chosen for place in medium.views]
-        sections = self._read_sections(entry, member, header, places, head)
-        return self._hand_out(header, chosen, sections)
+        with named_item(place.shard.name, place.key):
+            header, head = self._open(place)
+            chosen = choose_views(header.media, views, frames)
+            places = [number for medium in chosen for number in medium.views]
+            return self._hand_out(header, chosen, self._read_sections(place, header, places, head))
 
-    def _open(
-        self, entry: ShardEntry, key: str, num_bytes: int | None
-    ) -> tuple[Member, FeatureHeader, bytes]:
-        """The header of an item, and the first bytes that it came with; None: all of them."""
-        member = self._find(entry, key)
-        head = self._read_head(entry, member, num_bytes or member.size)
-        header = read_header(head)
-        self._check_header(header, member)
-        return member, header, head
+    def _retry(self, shard: ShardEntry, read: Callable[[], Read]) -> Read:
+        """Once more, when the first bytes came from a damaged copy on this machine."""
+        try:
+            return read()
+        except CorruptError:
+            if not self._source.forget(shard.tar):
+                raise
+            return read()
 
-    def _find(self, entry: ShardEntry, key: str) -> Member:
-        member = self._index(entry.name).get(key)
-        if member is None:
-            raise CorruptError("the index of the shard does not list it")
-        return member
-
-    def _read_head(self, entry: ShardEntry, member: Member, wanted: int) -> bytes:
-        head = self._source.read_range(entry.tar, member.offset, min(member.size, wanted))
+    def _open(self, place: Place) -> tuple[FeatureHeader, bytes]:
+        """The header of an item, and the first bytes that it came with."""
+        member, tar = place.member, place.shard.tar
+        head = self._source.read_range(tar, member.offset, min(member.size, HEAD_BYTES))
         length = measure_header(head[:PREFIX_BYTES])
         if len(head) < length <= member.size:
-            head += self._source.read_range(entry.tar, member.offset + len(head), length - len(head))
-        return head
+            head += self._source.read_range(tar, member.offset + len(head), length - len(head))
+        header = read_header(head)
+        self._accept(header)
+        check_size(header, member.size)
+        return header, head
 
-    def _check_header(self, header: FeatureHeader, member: Member) -> None:
+    def _accept(self, header: FeatureHeader) -> None:
         encoder, codec = self.spec.encoder, self.spec.codec
         found = (header.codec, header.codec_version, header.num_patches, header.width)
         wanted = (codec.name, codec.version, encoder.num_patches, encoder.width)
         if found != wanted:
             raise MismatchError(
-                f"{member.name} holds (codec, version, patches, width) {found}, its spec says {wanted}; "
+                f"a feature file holds (codec, version, patches, width) {found}, its spec says {wanted}; "
                 "featurize again"
             )
-        if header.num_bytes != member.size:
-            raise CorruptError(f"{member.name} has {member.size} bytes and not {header.num_bytes}")
 
     def _read_sections(
-        self, entry: ShardEntry, member: Member, header: FeatureHeader, places: Sequence[int], head: bytes
+        self, place: Place, header: FeatureHeader, places: Sequence[int], head: bytes
     ) -> list[memoryview]:
         sections: list[memoryview] = []
         for first, last in _runs(places):
@@ -285,10 +300,10 @@ class FeatureReader:
                 data = memoryview(head)[start : offset + length]
             else:
                 size = offset + length - start
-                data = memoryview(self._source.read_range(entry.tar, member.offset + start, size))
-            for place in range(first, last + 1):
-                offset, length = view_range(header, place)
-                sections.append(open_section(header, place, data[offset - start :][:length]).payload)
+                data = memoryview(self._source.read_range(place.shard.tar, place.member.offset + start, size))
+            for number in range(first, last + 1):
+                offset, length = view_range(header, number)
+                sections.append(check_section(header, number, data[offset - start :][:length]))
         return sections
 
     def _hand_out(
@@ -306,27 +321,6 @@ class FeatureReader:
             )
             for medium in chosen
         )
-
-    def _entry(self, name: str) -> ShardEntry:
-        if name not in self._shards:
-            raise NotFoundError(
-                f"spec {self.spec.short_digest} has no shard {name}; run `onetoken featurize`"
-            )
-        return self._shards[name]
-
-    def _index(self, name: str) -> dict[str, Member]:
-        with self._lock:
-            if name not in self._indexes:
-                members = read_index(read_object(self._storage, self._entry(name).index))
-                self._indexes[name] = {
-                    member.name.removesuffix(FEATURE_SUFFIX): member
-                    for member in members
-                    if member.name.endswith(FEATURE_SUFFIX)
-                }
-                if len(self._indexes) > KEPT_INDEXES:
-                    self._indexes.popitem(last=False)
-            self._indexes.move_to_end(name)
-            return self._indexes[name]
 
 
 def find_features(manifest: Manifest, spec: str) -> FeatureSet:
@@ -362,14 +356,6 @@ def _split(
         MediumFeatures(part.reshape(medium.num_frames, medium.views_per_frame, *part.shape[1:]))
         for part, medium in zip(parts, media, strict=True)
     )
-
-
-@contextmanager
-def _naming(shard: str, key: str) -> Generator[None]:
-    try:
-        yield
-    except (CorruptError, NotFoundError) as error:
-        raise CorruptError(f"shard {shard}, item {key}: {error}") from error
 
 
 def _runs(places: Sequence[int]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from infra.disk_cache import DiskCache
-from infra.storage import LocalStorage, Storage
+from infra.storage import LocalStorage, Seen, Storage
 from schemas.corpus import ObjectEntry
 from schemas.errors import PipelineError
 from schemas.stream import CacheConfig
@@ -24,6 +24,10 @@ class ShardSource(Protocol):
 
     def read_range(self, entry: ObjectEntry, offset: int, length: int) -> bytes:
         """Some bytes of a shard."""
+        ...
+
+    def read_into(self, entry: ObjectEntry, offset: int, room: memoryview, seen: Seen | None = None) -> None:
+        """Some bytes of a shard into memory; see `Storage.read_into`."""
         ...
 
     def forget(self, entry: ObjectEntry) -> bool:
@@ -44,6 +48,10 @@ class DirectSource:
     def read_range(self, entry: ObjectEntry, offset: int, length: int) -> bytes:
         """See `ShardSource.read_range`."""
         return self._storage.read_range(entry.path, offset, length)
+
+    def read_into(self, entry: ObjectEntry, offset: int, room: memoryview, seen: Seen | None = None) -> None:
+        """See `ShardSource.read_into`."""
+        self._storage.read_into(entry.path, offset, room, seen)
 
     def forget(self, entry: ObjectEntry) -> bool:
         """Nothing is kept."""
@@ -67,6 +75,10 @@ class CachedSource:
     def read_range(self, entry: ObjectEntry, offset: int, length: int) -> bytes:
         """See `ShardSource.read_range`."""
         return self._cache.read_range(self._storage, entry, offset, length)
+
+    def read_into(self, entry: ObjectEntry, offset: int, room: memoryview, seen: Seen | None = None) -> None:
+        """See `ShardSource.read_into`."""
+        self._cache.read_into(self._storage, entry, offset, room, seen)
 
     def forget(self, entry: ObjectEntry) -> bool:
         """See `ShardSource.forget`."""

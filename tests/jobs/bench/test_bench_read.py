@@ -6,7 +6,7 @@ from infra.storage import LocalStorage
 from jobs.bench.bounds import BOUNDS
 from jobs.bench.feature_corpus import write_feature_corpus
 from jobs.bench.read import measure, read_by_rival, read_items
-from pipelines.stream.item_room import ItemRoom
+from pipelines.stream.item_room import ALIGNMENT, ItemRoom
 from pipelines.stream.reader import FeatureReader
 from schemas.errors import CorruptError, WorkError
 
@@ -23,21 +23,15 @@ def test_every_key_is_measured_and_one_view_is_a_fifth(tmp_path):
     assert measured.ratios["one_of_five_bytes"] == pytest.approx(0.2, abs=0.01)
 
 
-def test_both_sides_leave_the_same_bytes_in_the_room(corpus):
+def test_all_sides_read_the_same_bytes(corpus):
     reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
-    found = []
-    for read in (
-        lambda room: read_items(reader, [corpus.keys], room, is_checked=False),
-        lambda room: read_items(reader, [corpus.keys], room, is_checked=True),
-        lambda room: read_by_rival(corpus.list_tars(), [corpus.keys], room),
-    ):
-        room = ItemRoom(16 << 20)
-        room.take(16 << 20)[:] = bytes(16 << 20)
-        read(room)
-        room.clear()
-        found.append(bytes(room.take(16 << 20)))
-    assert found[0] == found[1] == found[2]
-    assert any(found[0][-8 << 20 :])
+    room = ItemRoom(16 << 20)
+    read_by_rival(corpus.list_tars(), [corpus.keys], room)
+    room.clear()
+    theirs = bytes(room.take(16 << 20))
+    unchecked = [bytes(item) for item in reader.fetch(corpus.keys, room)]
+    assert theirs.startswith(b"".join(item + bytes(-len(item) % ALIGNMENT) for item in unchecked))
+    assert [bytes(item) for item in reader.fetch_checked(corpus.keys, room)] == unchecked
 
 
 def test_a_rival_that_gives_other_items_is_no_rival(corpus):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_corpus import TinyCorpus, build_corpus
 
-from infra.storage import LocalStorage
+from infra.storage import LocalStorage, Seen
 from operators.feature_file import MediumShape, read_header
 from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
@@ -30,6 +30,10 @@ class CountingStorage(LocalStorage):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         self.ranges.append((offset, length))
         return super().read_range(path, offset, length)
+
+    def read_into(self, path: str, offset: int, room: memoryview, seen: Seen | None = None) -> None:
+        self.ranges.append((offset, len(room)))
+        super().read_into(path, offset, room, seen)
 
 
 @pytest.fixture(scope="module")
