@@ -30,6 +30,9 @@ class MediumKind(StrEnum):
     IMAGE = "image"
     VIDEO = "video"
 
+    __hash__ = str.__hash__
+    """That of enums is written in Python, and every reference to a medium is looked up by it."""
+
     @property
     def placeholder(self) -> str:
         """The word in a conversation that stands for a medium of this kind."""
@@ -119,11 +122,6 @@ def encode_conversation(texts: Sequence[str]) -> bytes:
         return _ENCODER.encode(list(zip(cycle(_SPEAKERS), texts)))
     except UnicodeEncodeError as error:
         raise SampleError(RejectCode.BAD_TYPE, "a text holds half a surrogate pair") from error
-
-
-def encode_conversations(conversations: Sequence[Sequence[tuple[str, str]]]) -> list[bytes]:
-    """`encode_conversation` of many, whose turns have their roles; no text holds half a surrogate pair."""
-    return _ENCODER.encode_lines(conversations).split(b"\n")[:-1]
 
 
 def count_chars(texts: tuple[str, ...]) -> int:

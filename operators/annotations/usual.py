@@ -1,27 +1,31 @@
-"""Rows that are as their layout is published, many at once: columns of fields to what is said about what.
+"""Rows as their layout is published, many at once: columns of fields to what is said about what.
 
 This is the short way of `parse`, for what nearly all rows are: an id, one picture or clip or none, and turns
 whose texts need no mend. A row is either read here as `parse` would read it, or left to it, and so is every
 row that has to be refused.
 
-Rows are looked at together: a few passes over the texts of a hundred rows tell that all are sound. Where they
-are not, each half is looked at by itself, down to single rows: a bad row among a hundred doubles the cost.
+Fields of one value are read column by column. What is said is looked at and encoded row by row: the texts of
+a hundred rows, passed over again and again, would be fetched each time from beyond the core's own cache.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, pairwise
-from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from operators.annotations.conversation import LEAKED_LABEL
 from operators.annotations.turns import Spelling
-from schemas.record import VIDEO_PLACEHOLDER, MediumKind
+from schemas.record import VIDEO_PLACEHOLDER, MediumKind, encode_conversation
 
 Columns = Mapping[str, Sequence[Any]]
 """By the name of a field: what each row has there, None where it has nothing."""
-Turns = list[tuple[str, str]]
-"""Role and text of each turn: what a row of columns has in the field of its turns."""
+
+
+@runtime_checkable
+class UsualTurn(Protocol):
+    """A turn: what a row of columns has a list of in the field of its turns."""
+
+    role: str
+    text: str
 
 
 @dataclass(slots=True)
@@ -35,8 +39,8 @@ class UsualRecords:
     record_ids: list[str] = field(default_factory=list[str])
     paths: list[str] = field(default_factory=list[str])
     """Of the medium; empty for a conversation without one."""
-    turns: list[Turns] = field(default_factory=list[Turns])
-    """Human and gpt in turn."""
+    conversations: list[bytes] = field(default_factory=list[bytes])
+    """As `encode_conversation` has them."""
     num_chars: list[int] = field(default_factory=list[int])
 
     def take(self, places: Sequence[int]) -> "UsualRecords":
@@ -46,7 +50,7 @@ class UsualRecords:
             rows=[self.rows[place] for place in places],
             record_ids=[self.record_ids[place] for place in places],
             paths=[self.paths[place] for place in places],
-            turns=[self.turns[place] for place in places],
+            conversations=[self.conversations[place] for place in places],
             num_chars=[self.num_chars[place] for place in places],
         )
 
@@ -54,9 +58,7 @@ class UsualRecords:
 _MEDIA_FIELDS: Final = {"image": MediumKind.IMAGE, "video": MediumKind.VIDEO}
 _OTHER_MEDIA_FIELDS: Final = frozenset({"images", "videos"})
 _MANY: Final = 1 << 63
-_ROLES: Final = ("human", "gpt")
-_TEXT: Final = itemgetter(1)
-"""Of a turn."""
+_ROLES: Final = ["human", "gpt"]
 
 
 def read_usual_rows(columns: Columns, spelling: Spelling) -> UsualRecords:
@@ -65,53 +67,35 @@ def read_usual_rows(columns: Columns, spelling: Spelling) -> UsualRecords:
     if len(media_fields) > 1 or not _OTHER_MEDIA_FIELDS.isdisjoint(columns):
         return UsualRecords()
     turns = columns[spelling.turns]
-    kind = _MEDIA_FIELDS[media_fields[0]] if media_fields else MediumKind.IMAGE
     nothing = [None] * len(turns)
     record_ids = _read_ids(columns.get("id", nothing))
     paths = _read_paths(columns[media_fields[0]] if media_fields else nothing)
-    cells = enumerate(zip(record_ids, paths, turns, strict=True))
-    usual = [row for row, (one, path, said) in cells if one is not None and path is not None and said]
-    said: list[Turns] = [turns[row] for row in usual]
-    sound = _find_sound(range(len(usual)), said, [bool(paths[row]) for row in usual], kind.placeholder)
-    said = [said[place] for place in sound]
-    rows = [usual[place] for place in sound]
-    ends = list(accumulate(map(len, map(_TEXT, chain.from_iterable(said))), initial=0))
-    bounds = [ends[place] for place in accumulate(map(len, said), initial=0)]
-    return UsualRecords(
-        kind=kind,
-        rows=rows,
-        record_ids=[record_ids[row] or "" for row in rows],
-        paths=[paths[row] or "" for row in rows],
-        turns=said,
-        num_chars=[end - start for start, end in pairwise(bounds)],
-    )
+    records = UsualRecords(_MEDIA_FIELDS[media_fields[0]] if media_fields else MediumKind.IMAGE)
+    word = records.kind.placeholder
+    for row, (record_id, path, said) in enumerate(zip(record_ids, paths, turns, strict=True)):
+        if record_id is None or path is None or not said:
+            continue
+        texts = [turn.text for turn in said]
+        joined = "".join(texts)
+        if _are_usual(said, texts) and _is_about(joined, texts[0], word if path else ""):
+            records.rows.append(row)
+            records.record_ids.append(record_id)
+            records.paths.append(path)
+            records.conversations.append(encode_conversation(texts))
+            records.num_chars.append(len(joined))
+    return records
 
 
-def _find_sound(places: range, said: Sequence[Turns], has_medium: Sequence[bool], word: str) -> list[int]:
-    """Places of the conversations that are sound."""
-    start, stop = places.start, places.stop
-    if not places or _are_sound(said[start:stop], has_medium[start:stop], word):
-        return list(places)
-    if len(places) == 1:
-        return []
-    half = (start + stop) // 2
-    first = _find_sound(range(start, half), said, has_medium, word)
-    return first + _find_sound(range(half, stop), said, has_medium, word)
+def _are_usual(said: Sequence[UsualTurn], texts: Sequence[str]) -> bool:
+    """Whether human and gpt say something in turn, gpt last."""
+    return [turn.role for turn in said] == _ROLES * (len(said) // 2) and all(map(str.strip, texts))
 
 
-def _are_sound(said: Sequence[Turns], has_medium: Sequence[bool], word: str) -> bool:
-    """Whether conversations are all sound, each about no medium or about the one of its first question."""
-    roles, texts = zip(*chain.from_iterable(said), strict=True)
-    if any(length % 2 for length in set(map(len, said))) or roles != _ROLES * (len(roles) // 2):
+def _is_about(joined: str, question: str, word: str) -> bool:
+    """Whether the word for a medium stands once, in the first question; without a word, whether none does."""
+    if joined.count("<") != bool(word) or word not in question:
         return False
-    joined = "\n".join(texts)
-    num_words = sum(has_medium)
-    if not all(map(str.strip, texts)) or joined.count("<") != num_words:
-        return False
-    if word is VIDEO_PLACEHOLDER and num_words and LEAKED_LABEL in joined:
-        return False
-    # with no more of `<` than media, a word in each first question is the only one of its conversation
-    return all([word in turns[0][1] for turns, has in zip(said, has_medium, strict=True) if has])
+    return word is not VIDEO_PLACEHOLDER or LEAKED_LABEL not in joined
 
 
 def _read_ids(column: Sequence[Any]) -> list[str | None]:

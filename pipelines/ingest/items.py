@@ -91,7 +91,7 @@ class ItemFinder:
         self._source = source
         self._findings = findings
         self._items: dict[tuple[MediumReference, ...], KnownItem | SampleError] = {}
-        self._by_path: dict[MediumKind, dict[str, KnownItem | None]] = {kind: {} for kind in MediumKind}
+        self._by_path = _make_singles(source, findings)
 
     def find(self, references: tuple[MediumReference, ...]) -> KnownItem:
         """The item over the media that a record names.
@@ -106,14 +106,9 @@ class ItemFinder:
             raise known
         return known
 
-    def find_path(self, kind: MediumKind, path: str) -> KnownItem | None:
-        """The item over one medium, by its path; None when it cannot be used: `find` tells why."""
-        items = self._by_path[kind]
-        if path in items:
-            return items[path]
-        finding = self._findings[MediumReference(kind, path)]
-        item = items[path] = _make_single(self._source, finding) if isinstance(finding, FoundMedium) else None
-        return item
+    def by_path(self, kind: MediumKind) -> Mapping[str, KnownItem]:
+        """Items over one medium, by its path; of a medium that cannot be used, `find` tells why."""
+        return self._by_path[kind]
 
     def find_embedded(self, findings: Sequence[Finding], num_media: int, conversation: bytes) -> KnownItem:
         """The item over the media that stand in the row itself, or of its conversation where there are none.
@@ -164,6 +159,21 @@ def _make_single(source: str, medium: FoundMedium) -> KnownItem:
     repairs = _BY_STEM if medium.is_by_stem else 0
     beginning = begin_example_id(source, key)
     return KnownItem(bytes.fromhex(key), beginning, _SINGLE[medium.kind], (medium,), repairs)
+
+
+def _make_singles(
+    source: str, findings: Mapping[MediumReference, Finding]
+) -> dict[MediumKind, dict[str, KnownItem]]:
+    """Items over each medium that was found under its whole path, of either kind.
+
+    All at once, before any row is read: made one by one between the objects of rows, which come and go, they
+    would scatter these over ever more memory.
+    """
+    by_path: dict[MediumKind, dict[str, KnownItem]] = {kind: {} for kind in MediumKind}
+    for (kind, path, by_stem), finding in findings.items():
+        if path is not None and not by_stem and isinstance(finding, FoundMedium):
+            by_path[kind][path] = _make_single(source, finding)
+    return by_path
 
 
 def combine_repairs(bits: int, repairs: Iterable[Repair]) -> int:

@@ -30,7 +30,6 @@ from schemas.record import (
     Reject,
     count_chars,
     encode_conversation,
-    encode_conversations,
     end_example_id,
 )
 
@@ -131,7 +130,7 @@ class _RangeReader:
         rest = enumerate(used, num_used)
         if isinstance(chunk, UsualChunk) and len(used) == chunk.num_rows:
             known = self._read_usual(chunk, first, found)
-            rest = [pair for pair in rest if pair[1] not in known]
+            rest = [pair for pair in rest if pair[1] not in known] if len(known) < len(used) else ()
         for place, index in rest:
             self._read_row(chunk, index, first, place, found)
         if self._unit.keeps_raw:
@@ -145,22 +144,20 @@ class _RangeReader:
         if self._layout.usual is None:
             return set()
         records = read_usual_rows(chunk.columns, self._layout.usual)
-        kind, find_path, find_text = records.kind, self._items.find_path, self._items.find_text
-        conversations = encode_conversations(records.turns)
-        paths = zip(records.paths, conversations, strict=True)
-        items = [find_path(kind, path) if path else find_text(text) for path, text in paths]
+        find_path, find_text = self._items.by_path(records.kind).get, self._items.find_text
+        paths = zip(records.paths, records.conversations, strict=True)
+        items = [find_path(path) if path else find_text(text) for path, text in paths]
         if None in items:
-            places = [place for place, item in enumerate(items) if item]
-            records, conversations = records.take(places), [conversations[place] for place in places]
+            records = records.take([place for place, item in enumerate(items) if item])
         found.items = [item for item in items if item]
-        identified = zip(found.items, conversations, strict=True)
+        identified = zip(found.items, records.conversations, strict=True)
         found.example_ids = [end_example_id(item.id_beginning, text) for item, text in identified]
         start = self._range.first_row + first
         found.rows = [start + row for row in records.rows]
         found.record_ids = records.record_ids
         found.num_chars = records.num_chars
         found.repairs = [item.repairs for item in found.items]
-        found.conversations = conversations
+        found.conversations = records.conversations
         return set(records.rows)
 
     def _read_row(

@@ -127,7 +127,7 @@ def split_array(text: memoryview) -> list[Span]:
     spans: list[Span] = []
     at = 1
     for raw in map(bytes, _ROWS(data)):
-        start = data.index(raw, at)
+        start = data.index(raw[:1], at)  # before a row are spaces and a comma, and none begins with these
         at = start + len(raw)
         spans.append((start, at))
     return spans

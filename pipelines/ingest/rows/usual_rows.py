@@ -74,7 +74,6 @@ class UsualDecoder:
                 column = [None if cell is msgspec.UNSET else cell for cell in column]
             num_strings += len(column) - num_absent
             if name == self._turns:
-                column = [list(map(_AS_TUPLE, turns)) if turns else None for turns in column]
                 num_strings += _STRINGS_OF_TURN * sum(map(len, filter(None, column)))
             else:
                 num_strings += _count_texts(types, num_absent)

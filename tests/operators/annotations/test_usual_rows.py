@@ -11,7 +11,7 @@ from operators.annotations.conversation import LEAKED_LABEL
 from operators.annotations.turns import LLAVA_SPELLING
 from operators.annotations.usual import read_usual_rows
 from pipelines.ingest.rows.usual_rows import UsualDecoder
-from schemas.record import MediumReference, count_chars, encode_conversation, encode_conversations
+from schemas.record import MediumReference, count_chars, encode_conversation
 
 words = st.sampled_from(
     ["<image>", "<video>", "<", "<b>", "a", " ", "\n", "é", "\\", '"', '\\\\"', LEAKED_LABEL, "word"]
@@ -66,9 +66,8 @@ def test_what_is_read_the_short_way_is_what_parse_reads(rows, writes_lines):
         assert list(columns[name]) == [row.get(name) for row in rows]
     found = read_usual_rows(columns, LLAVA_SPELLING)
     assert found.rows == sorted(set(found.rows))
-    conversations = encode_conversations(found.turns)
     for row, record_id, path, said, num_chars in zip(
-        found.rows, found.record_ids, found.paths, conversations, found.num_chars, strict=True
+        found.rows, found.record_ids, found.paths, found.conversations, found.num_chars, strict=True
     ):
         record = LAYOUTS["llava"].parse(rows[row])
         media = (MediumReference(found.kind, path),) if path else ()
