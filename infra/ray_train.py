@@ -6,11 +6,39 @@ storage that all of them see, so Ray keeps none.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.ray_cluster import check_source, source_digest
-from schemas.errors import WorkError
+from schemas.errors import ConfigError, WorkError
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """Which worker of how many this process is, on how many machines."""
+
+    rank: int
+    world_size: int
+    num_nodes: int
+
+
+def find_worker_place() -> WorkerPlace:
+    """The place of this process among the workers of Ray Train.
+
+    Raises:
+        ConfigError: when it is none of them.
+    """
+    from ray.train import get_context
+
+    try:
+        context: Any = get_context()
+        rank, size, local = map(
+            int, (context.get_world_rank(), context.get_world_size(), context.get_local_world_size())
+        )
+    except RuntimeError as error:
+        raise ConfigError("this process is no worker of Ray Train; let a trainer start it") from error
+    return WorkerPlace(rank, size, -(-size // local))
 
 
 def run_on_workers(
