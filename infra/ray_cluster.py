@@ -2,8 +2,9 @@
 
 A cluster started here is private: token authentication with a fresh token, every socket on loopback, no
 dashboard, no usage report, nothing written to the home folder. Ray keeps its socket paths in 107 bytes, so
-its folder is a short one of its own under the system's temporary folder; it goes when the cluster goes. A
-process that was killed leaves its folder behind; the next one that starts a cluster removes it.
+its folder is a short one of its own, under the system's temporary folder or, where the path of that is long,
+under /tmp; it goes when the cluster goes. A process that was killed leaves its folder behind; the next one
+that starts a cluster removes it.
 
 The package names of this project are generic (Ray ships the working directory whole), so a worker could
 import somebody else's `schemas`. `source_digest` covers every module of the five packages as the process
@@ -40,6 +41,9 @@ OWNER_FILE: Final = "owner"
 """Locked for as long as the process lives that made the folder."""
 MIN_ORPHAN_AGE_S: Final = 3600.0
 """Of a folder that has no owner file yet."""
+MAX_ROOT_BYTES: Final = 30
+"""Of a path below which Ray's sockets fit, `ot-XXXXXXXX/session_DATE_TIME_PID/sockets/plasma_store`."""
+SHORT_ROOT: Final = Path("/tmp")  # noqa: S108 - the folder that is made there is private
 
 
 @contextlib.contextmanager
@@ -73,8 +77,11 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
 @contextlib.contextmanager
 def temporary_folder() -> Generator[Path]:
     """A folder of this process; those of processes that are gone are removed first."""
-    sweep_folders(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    root = Path(tempfile.gettempdir())
+    if len(os.fsencode(root)) > MAX_ROOT_BYTES:
+        root = SHORT_ROOT
+    sweep_folders(root)
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=root))
     try:
         with (folder / OWNER_FILE).open("w") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX)
@@ -84,7 +91,7 @@ def temporary_folder() -> Generator[Path]:
 
 
 def sweep_folders(root: Path) -> None:
-    """Remove the folders, below the system's temporary folder, whose owners are gone."""
+    """Remove the folders, below a temporary folder, whose owners are gone."""
     for folder in root.glob(f"{FOLDER_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = folder.lstat()

@@ -5,18 +5,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from infra.ray_cluster import MIN_ORPHAN_AGE_S, sweep_folders, temporary_folder
+from infra.ray_cluster import MIN_ORPHAN_AGE_S, SHORT_ROOT, sweep_folders, temporary_folder
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands in for the system's temporary folder."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+def root(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """Stands in for the system's temporary folder; its path is as short."""
+    with tempfile.TemporaryDirectory(dir=SHORT_ROOT) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 def test_a_folder_goes_with_its_block(root: Path) -> None:
@@ -24,6 +26,19 @@ def test_a_folder_goes_with_its_block(root: Path) -> None:
         assert folder.parent == root
         (folder / "a/b").mkdir(parents=True)
     assert list(root.iterdir()) == []
+
+
+def test_sockets_fit_whatever_the_temporary_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = "session_2026-11-28_08-23-13_854753_4194304"
+    for length in (0, 1, 5, 20, 80):
+        place = root / ("x" * length)
+        place.mkdir(exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        with temporary_folder() as folder:
+            assert len(os.fsencode(folder / session / "sockets/plasma_store")) <= 107
+            is_short = len(os.fsencode(place)) <= 30
+            assert folder.parent == (place if is_short else SHORT_ROOT)
+    assert not is_short
 
 
 def test_folders_of_the_dead_go_at_the_next_start(root: Path) -> None:
