@@ -31,10 +31,7 @@ HELP = "Tell what a corpus, a shard, an item of it, a picture or clip, or a step
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
-    app.command(
-        "inspect",
-        help="Tell what a corpus, a shard, an item of it, a picture or clip, or a step of training holds.",
-    )(inspect_command)
+    app.command("inspect", help=HELP)(inspect_command)
 
 
 def inspect_command(
