@@ -1,9 +1,9 @@
 """The demo from rendering to answers: writes what a user would write, then runs what a user would run.
 
 Under DIR: `data/` (the rendered sets), `encoder/` and `llm/` (small, seeded, random), `recipe.yaml`,
-`stage1.yaml`, `stage2.yaml`, `corpus/`, `runs/`. Data and models are rendered once; a second run goes on
-where the first one stopped, as every command does. At the end the outcome is held against what the demo
-promises, so that a demo that learned nothing fails.
+`stage1.yaml`, `stage2.yaml`, `corpus/` with its page `report.html`, `runs/`. Data and models are rendered
+once; a second run goes on where the first one stopped, as every command does. At the end the outcome is held
+against what the demo promises, so that a demo that learned nothing fails.
 """
 
 from collections import Counter, defaultdict
@@ -21,8 +21,10 @@ from jobs.demo.models import write_models
 from jobs.demo.promises import check_promises
 from jobs.demo.settings import demo_recipe, stage1_config, stage2_config
 from jobs.options import EngineName, open_engine, read_configuration
+from jobs.reporting import PAGE, put_page
 from jobs.training import TrainingResult, run_training
 from pipelines.commit import load_manifest
+from schemas.digest import SHORT
 from schemas.errors import RejectCode
 from schemas.recipe import Recipe
 from schemas.training import TrainConfig
@@ -42,6 +44,7 @@ def run_demo(out: Path, engine_name: EngineName) -> tuple[list[str], dict[str, o
         recipe = read_configuration(out / "recipe.yaml", Recipe)
         with open_engine(engine_name) as engine:
             lines, values, _ = run_stages(STAGES, recipe, open_storage(out / "corpus"), engine, reporter)
+        write_page(out / "corpus", reporter)
         trained: list[TrainingResult] = []
         for stage in (1, 2):
             config = read_configuration(out / f"stage{stage}.yaml", TrainConfig)
@@ -62,9 +65,22 @@ def _suggest_next(out: Path) -> list[str]:
     question = "What color is the background? Answer the question using a single word or phrase."
     return [
         "next:",
+        f"  look at {out / 'corpus' / PAGE} in a browser",
         f"  onetoken inspect {out / 'corpus'}",
         f'  onetoken generate {out / "runs/stage2"} --image {picture} "{question}"',
     ]
+
+
+def write_page(corpus: Path, reporter: Reporter) -> None:
+    """The corpus on one page, as `onetoken report` writes it; a page about this very manifest stays."""
+    from pipelines.report.page import gather_report, render_page
+
+    storage, page = open_storage(corpus), corpus / PAGE
+    manifest = load_manifest(storage)
+    if page.exists() and manifest.digest[:SHORT] in page.read_text(encoding="utf-8"):
+        return
+    reporter.say(f"writing a page about the corpus, {page}")
+    put_page(storage, None, render_page(gather_report(storage, manifest, progress=reporter)))
 
 
 def write_inputs(out: Path) -> dict[str, dict[str, int]]:

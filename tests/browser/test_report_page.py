@@ -1,9 +1,10 @@
 """The report in a real browser: silent, quick, accessible, usable by keyboard and on a phone.
 
-Two corpora: the demo's, where `make demo` has left one (CI does that first), and one whose annotations are
+Two pages: the one that `make demo` leaves (CI runs it first), and that of a corpus whose annotations are
 hostile.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser
 from visiting import Visit
 
 from infra.storage import open_storage
+from jobs.reporting import PAGE
 from pipelines.commit import load_manifest
 from pipelines.report.page import gather_report, render_page
 
@@ -45,10 +47,11 @@ def hostile_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def demo_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not (DEMO / "corpus.json").exists():
-        pytest.skip(f"no demo corpus at {DEMO}; `make demo` makes one")
-    return write_report(DEMO, Path(tmp_path_factory.mktemp("demo-report")) / "report.html")
+def demo_page(browser: Browser) -> Path:
+    page = DEMO / PAGE
+    if not page.exists():
+        pytest.skip(f"no page at {page}; `make demo` makes one")
+    return page
 
 
 @pytest.fixture(params=[*(("hostile_page", look) for look in LOOKS), ("demo_page", "phone")], ids="-".join)
@@ -119,3 +122,16 @@ def test_the_page_of_the_demo_loads_within_a_second(browser: Browser, demo_page:
         times_ms.append(float(page.evaluate(LOAD_MS)))
         context.close()
     assert min(times_ms) < MAX_LOAD_MS
+
+
+def test_the_page_of_the_demo_shows_the_planted_rejects_by_code(browser: Browser, demo_page: Path):
+    planted = json.loads((DEMO.parent / "data/planted.json").read_bytes())
+    page = Visit(browser.new_page(), demo_page).page
+    page.evaluate(OPEN_ALL)
+    shown = " ".join(page.locator("body").inner_text().split())
+    told = [
+        f"{count} {code} of {source}" for source, codes in planted.items() for code, count in codes.items()
+    ]
+    page.close()
+    assert len(told) >= 10
+    assert [one for one in told if one not in shown] == []

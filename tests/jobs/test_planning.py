@@ -1,8 +1,17 @@
 """`onetoken plan`: a recipe before anything is read, and a corpus beside what the plan said."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 from small_job import run_onetoken, write_yaml
+
+from pipelines.analyze.corpus_counts import count_recipe
+from schemas.configuration import parse_yaml
+from schemas.recipe import Recipe
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 SOURCES = [
     {
@@ -80,3 +89,26 @@ def test_a_build_is_simulated(tmp_path) -> None:
     crumbs = run_onetoken("plan", recipe, "--simulate", "--items", 5_000_000_000)
     assert crumbs.status == 2
     assert "raise `shards.max_bytes` and `shards.max_views`" in crumbs.said
+
+
+def test_the_page_of_the_real_job_says_what_the_plan_says() -> None:
+    page = (REPOSITORY / "docs/real-job.md").read_text()
+    rows = re.findall(r"^\| `(\w+\.yaml)` \|((?: [\d.,]+ \|){8})$", page, re.MULTILINE)
+    planned = run_onetoken("plan", REPOSITORY / "jobs/recipes/llava_mini_665k.yaml", "--json")
+    assert planned.status == 0, planned.err
+    values = planned.values
+    assert [name for name, _ in rows] == [
+        *("pretrain_558k.yaml", "mix_665k.yaml", "video_chatgpt_100k.yaml", "llava_mini_665k.yaml")
+    ]
+    for name, cells in rows:
+        text = (REPOSITORY / "jobs/recipes" / name).read_text()
+        counts = count_recipe(parse_yaml(text, Recipe, name))
+        share = counts.views / values["views"]
+        codecs = [values["codec_bytes"][codec] * share / 1e12 for codec in ("int8", "compact", "fp16")]
+        assert [cell.strip() for cell in cells.split("|")[:-1]] == [
+            *(f"{count:,}" for count in (counts.examples, counts.items, counts.views)),
+            f"{counts.media_bytes / 1e12:.2f}",
+            *(f"{size:.2f}" for size in codecs),
+            f"{values['encode_gpu_hours'] * share:.1f}",
+        ]
+    assert (counts.examples, counts.views) == (values["counts"]["examples"], values["views"])

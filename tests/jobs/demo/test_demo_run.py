@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from page_reading import read_page
 from small_job import run_onetoken
 
 from infra.storage import open_storage
@@ -127,6 +128,12 @@ class TestWholeDemo:
         assert Counter(kept) == Counter(
             {(source, code): number for source, codes in planted.items() for code, number in codes.items()}
         )
+
+    def test_a_page_shows_the_planted_faults_by_code(self, finished):
+        out, _ = finished
+        shown = read_page((out / "corpus/report.html").read_bytes()).text
+        for source, codes in write_inputs(out).items():
+            assert [code for code, count in codes.items() if f"{count} {code} of {source}" not in shown] == []
 
     def test_the_cache_is_smaller_than_fp16(self, finished):
         _, outcome = finished
