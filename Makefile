@@ -44,6 +44,7 @@ lint: .venv/installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(SOURCES) docs README.md Makefile
+	$(BIN)/hadolint infra/docker/Dockerfile
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -44,7 +44,7 @@ def run_demo(out: Path, engine_name: EngineName) -> tuple[list[str], dict[str, o
         recipe = read_configuration(out / "recipe.yaml", Recipe)
         with open_engine(engine_name) as engine:
             lines, values, _ = run_stages(STAGES, recipe, open_storage(out / "corpus"), engine, reporter)
-        write_page(out / "corpus", reporter)
+        write_page(out, reporter)
         trained: list[TrainingResult] = []
         for stage in (1, 2):
             config = read_configuration(out / f"stage{stage}.yaml", TrainConfig)
@@ -71,16 +71,16 @@ def _suggest_next(out: Path) -> list[str]:
     ]
 
 
-def write_page(corpus: Path, reporter: Reporter) -> None:
+def write_page(out: Path, reporter: Reporter) -> None:
     """The corpus on one page, as `onetoken report` writes it; a page about this very manifest stays."""
     from pipelines.report.page import gather_report, render_page
 
-    storage, page = open_storage(corpus), corpus / PAGE
+    storage, page = open_storage(out / "corpus"), out / "corpus" / PAGE
     manifest = load_manifest(storage)
     if page.exists() and manifest.digest[:SHORT] in page.read_text(encoding="utf-8"):
         return
     reporter.say(f"writing a page about the corpus, {page}")
-    put_page(storage, None, render_page(gather_report(storage, manifest, progress=reporter)))
+    put_page(storage, None, render_page(gather_report(storage, manifest, str(out / "llm"), reporter)))
 
 
 def write_inputs(out: Path) -> dict[str, dict[str, int]]:

@@ -111,4 +111,4 @@ def test_the_page_of_the_real_job_says_what_the_plan_says() -> None:
             *(f"{size:.2f}" for size in codecs),
             f"{values['encode_gpu_hours'] * share:.1f}",
         ]
-    assert (counts.examples, counts.views) == (values["counts"]["examples"], values["views"])
+    assert rows[-1][1].startswith(f" {values['counts']['examples']:,} | {values['items']:,} | ")
