@@ -1,14 +1,18 @@
-"""`onetoken bench read`: feature shards from the page cache into one batch, against cat and stock webdataset.
+"""`onetoken bench read`: feature shards from the page cache into one batch, against cat and other readers.
 
 All sides read the same tars, in order, and take turns; CPU time of one thread, medians, the first turn not
 counted. `cat` is the command of that name, its output thrown away. Ours reads items of five int8 views by
 the index, four at a time, into memory that is there already; with checksums, every byte of every item is
 checked as well. webdataset, which checks nothing, yields bytes that are copied into the same memory.
 
+litdata and MDS hold the same items their way and are read the same way, in processes of their own
+environment (`jobs.bench.peers`), where there is one.
+
 The tars are larger than the processor's caches. What one view of five costs is counted in bytes that were
 asked of the storage.
 """
 
+import hashlib
 import resource
 import subprocess
 from collections.abc import Callable, Sequence
@@ -20,6 +24,7 @@ import webdataset
 
 from infra.storage import LocalStorage, Seen
 from jobs.bench.feature_corpus import SUFFIX, FeatureCorpus, write_feature_corpus
+from jobs.bench.peers.peer import PEERS, opened_peers
 from jobs.bench.result import Measured, Say
 from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
@@ -43,21 +48,29 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
     reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
     batches = _cut(corpus.keys, ITEMS_PER_BATCH)
     room = ItemRoom(2 * ITEMS_PER_BATCH * num_bytes // len(corpus.keys))
-    sides: dict[str, Callable[[], object]] = {
-        "cat": lambda: subprocess.run(["cat", *tars], stdout=subprocess.DEVNULL, check=True),  # noqa: S603, S607
-        "ours": lambda: read_items(reader, batches, room, is_checked=False),
-        "ours_checksum": lambda: read_items(reader, batches, room, is_checked=True),
-        "webdataset": lambda: read_by_rival(tars, batches, room),
-    }
-    times = _take_turns(sides, {"webdataset": RIVAL_ROUNDS})
+    digest = hashlib.sha256(b"".join(map(bytes, reader.fetch(corpus.keys, ItemRoom(num_bytes)))))
+    with opened_peers(tars, ITEMS_PER_BATCH, digest.hexdigest()) as peers:
+        sides: dict[str, Callable[[], float]] = {
+            "cat": lambda: count_cpu_s(lambda: _print_all(tars)),
+            "ours": lambda: count_cpu_s(lambda: read_items(reader, batches, room, is_checked=False)),
+            "ours_checksum": lambda: count_cpu_s(lambda: read_items(reader, batches, room, is_checked=True)),
+            "webdataset": lambda: count_cpu_s(lambda: read_by_rival(tars, batches, room)),
+            **{name: peer.read for name, peer in peers.items()},
+        }
+        times = _take_turns(sides, {"webdataset": RIVAL_ROUNDS})
     ratios = {
         "vs_cat": times["cat"] / times["ours"],
         "vs_cat_checksum": times["cat"] / times["ours_checksum"],
         "vs_webdataset": times["webdataset"] / times["ours"],
         "one_of_five_bytes": measure_one_of_five(corpus),
+        **{f"vs_{name}": times[name] / times["ours"] for name in peers},
     }
     details = {f"{name}_gb_per_s": num_bytes / seconds / 1e9 for name, seconds in times.items()}
-    return Measured(ratios=ratios, details=details | {"num_bytes": num_bytes})
+    return Measured(
+        ratios=ratios,
+        details=details | {"num_bytes": num_bytes},
+        not_measured=tuple(f"vs_{name}" for name in PEERS if name not in peers),
+    )
 
 
 def read_items(
@@ -118,16 +131,20 @@ class _CountingStorage(LocalStorage):
         super().read_into(path, offset, room, seen)
 
 
-def _take_turns(sides: dict[str, Callable[[], object]], fewer: dict[str, int]) -> dict[str, float]:
+def _print_all(tars: Sequence[Path]) -> None:
+    subprocess.run(["cat", *tars], stdout=subprocess.DEVNULL, check=True)  # noqa: S603, S607
+
+
+def _take_turns(sides: dict[str, Callable[[], float]], fewer: dict[str, int]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(NUM_ROUNDS + 1):
-        for name, act in sides.items():
+        for name, measure_s in sides.items():
             if turn <= fewer.get(name, NUM_ROUNDS):
-                times[name].append(_count_cpu_s(act))
+                times[name].append(measure_s())
     return {name: median(taken[1:]) for name, taken in times.items()}
 
 
-def _count_cpu_s(act: Callable[[], object]) -> float:
+def count_cpu_s(act: Callable[[], object]) -> float:
     """Of this process and its children."""
     before = _read_clocks()
     act()

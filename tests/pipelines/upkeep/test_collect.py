@@ -6,17 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-from encodable_inputs import draw, encode, picture_row, talk
+from encodable_inputs import draw, encode, picture_row, recipe_values, talk
 from watched_storage import read_objects
 
 from infra.storage import LocalStorage, Storage, open_storage
 from operators.prompt import Prompter, PromptSize
 from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import SerialEngine
+from pipelines.featurize.flow import featurize
 from pipelines.ingest.flow import ingest
 from pipelines.notices import LEASE_S
 from pipelines.shard.flow import shard
 from pipelines.stream.lengths import count_lengths
+from pipelines.stream.reader import FeatureReader
 from pipelines.upkeep.collect import DAY_S, KeepPolicy, collect
 from pipelines.upkeep.verify import verify
 from schemas.configuration import build
@@ -122,6 +124,42 @@ def test_work_that_is_committed_stays_for_the_build_that_will_go_on(corpus, grow
     assert gone - records == {entry.path for entry in committed}
     assert len(records) == len(features.shards)
     assert is_sound(corpus)
+
+
+def test_features_of_items_that_are_gone_go_and_the_others_stay(corpus, inputs, grow_old, tmp_path):
+    before = load_manifest(corpus)
+    (spec,) = before.features
+    rows = json.loads((inputs / "llava.json").read_text())
+    fewer = [row for row in rows if row.get("image") != "wide.jpg"]
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    values = recipe_values(inputs)
+    values["sources"][0]["annotations"] = str(tmp_path / "fewer.json")
+    recipe = build(values, Recipe, "tiny")
+    for stage in (ingest, shard, featurize):
+        stage(recipe, corpus, SerialEngine())
+    after = load_manifest(corpus)
+    held = {name: held_items(corpus, manifest, spec) for name, manifest in (("old", before), ("new", after))}
+    (gone,) = held["old"].keys() - held["new"].keys()
+    replaced = {held["old"][gone].tar.path, held["old"][gone].index.path}
+    grow_old(corpus, 100)
+    features = corpus.list("features")
+    told = collect(corpus, KeepPolicy(), is_dry_run=True)
+    assert {path for path in removed_paths(told) if path.startswith("features/")} == replaced
+    assert corpus.list("features") == features
+    collect(corpus, KeepPolicy())
+    assert set(corpus.list("features")) == set(features) - replaced
+    reader = FeatureReader(corpus, after, spec)
+    assert all(reader.read_item(key) for key in held["new"])
+    with pytest.raises(NotFoundError, match="no feature shard"):
+        reader.read_item(gone)
+    assert is_sound(corpus)
+
+
+def held_items(storage, manifest, spec):
+    """The shard of every item that has features."""
+    reader = FeatureReader(storage, manifest, spec)
+    shards = {entry.name: entry for entry in manifest.features[spec].shards}
+    return {key: shards[name] for name in reader.list_shards() for key in reader.list_keys(name)}
 
 
 class OneToken(Prompter):
