@@ -10,6 +10,10 @@ gets batches of one size, the last of them padded (`encode_fixed`): batch mates 
 nothing, for one device class and library version. A CPU gets one view at a time, and the features are the
 same bits for any batch size; at ViT-L's shape that costs no time (fp32: 0.9 of the CPU time of batches of 8).
 
+On a CPU neither channels-last nor `torch.compile` pays (BENCHMARKS.md), so neither is here; bfloat16 is for
+GPUs, and for processors with instructions for it. What compiling and CUDA graphs gain on a GPU has not been
+measured.
+
 Weights come as safetensors, or else through `torch.load(weights_only=True)`; code from a model's repository
 is never run. Weights that the file lacks would be filled at random by transformers: here they are an error.
 """
