@@ -81,16 +81,22 @@ class ModelBatch:
         counts = iter(self.frames_per_medium)
         return tuple(sum(next(counts) for _ in range(num_media)) for num_media in self.media_per_example)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "ModelBatch":
-        """Move to a device, encoded features decoded there; `dtype` is for the frames alone."""
+    def to(
+        self, device: torch.device | str, dtype: torch.dtype | None = None, *, frames_stay: bool = False
+    ) -> "ModelBatch":
+        """Move to a device, encoded features decoded there; `dtype` is for the frames alone.
+
+        Frames that `frames_stay` leaves where they are can be more than a device holds.
+        """
         frames = self.frames if self.stored is None else self.stored.decode(torch.device(device))
+        target = frames.device if frames_stay and frames is not None else device
         return replace(
             self,
             token_ids=self.token_ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             fuse_mask=self.fuse_mask.to(device, non_blocking=True),
-            frames=None if frames is None else frames.to(device, dtype, non_blocking=True),
+            frames=None if frames is None else frames.to(target, dtype, non_blocking=True),
             stored=None,
         )
 

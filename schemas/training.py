@@ -47,6 +47,17 @@ class PrefusionConfig(StrictModel):
     """zero: starts as the identity; copy: the language model's first layers; random: as it is initialized."""
 
 
+class LoraConfig(StrictModel):
+    """Adapters of low rank on the language model (the extra `lora`), which itself is frozen."""
+
+    rank: Count = 128
+    alpha: Annotated[float, Field(gt=0)] = 256
+    """What an adapter gives is scaled by alpha / rank."""
+    dropout: Fraction = 0.05
+    base: Literal["plain", "nf4"] = "plain"
+    """What the language model's projections are kept in: `run.dtype`, or 4 bits (the extra `qlora`)."""
+
+
 class ModelConfig(StrictModel):
     """The language model and what stands around it."""
 
@@ -59,6 +70,8 @@ class ModelConfig(StrictModel):
     prefusion: PrefusionConfig = PrefusionConfig()
     positions: Literal["published", "native"] = "published"
     """published: the patches' positions are the C*C grid's, resized; native: those of the 24x24 patches."""
+    lora: LoraConfig | None = None
+    """`{}`: the language model trains through adapters (stage 2); everything else trains in full."""
     start_from: str | None = None
     """A checkpoint folder. From stage 1: its projector and language model; from stage 2: everything."""
     init_from: str | None = None
@@ -209,6 +222,14 @@ class TrainConfig(StrictModel):
     def _live_reads_in_threads(self) -> "TrainConfig":
         if self.live is not None and self.data.workers:
             raise ValueError("live: one encoder serves the threads of one process; leave `data.workers` out")
+        return self
+
+    @model_validator(mode="after")
+    def _lora_fits(self) -> "TrainConfig":
+        if self.model.lora is not None and self.stage == 1:
+            raise ValueError("stage 1 trains the projector alone; model.lora goes with stage 2")
+        if self.model.lora is not None and self.optimizer.weights == "bfloat16":
+            raise ValueError("model.lora: few weights train, in float32; leave optimizer.weights out")
         return self
 
     @model_validator(mode="after")

@@ -94,4 +94,10 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
         "pack_fill": at_least(0.97, "sequences of 4096 tokens, the same lengths"),
         "s3_vs_ranged": at_least(0.8, "bare ranged reads"),
     },
+    "train": {
+        "video_batched_vs_loop": at_least(1.3, "frame by frame, 32 frames, forward and backward"),
+        "loop_overhead": at_most(0.05, "the same modules called bare on the same tensors"),
+        "data_wait": at_most(0.02, "the whole step, a cache on this disk"),
+        "plan_error": at_most(0.05, "torch's profiler, a real step of a small model"),
+    },
 }

@@ -24,7 +24,7 @@ def answer(
     """
     model = assembly.model
     device = model.token_embeddings.weight.device
-    batch = collate_questions(examples, assembly.prompter).to(device)
+    batch = collate_questions(examples, assembly.prompter).to(device, frames_stay=True)
     with computing(device, dtype_of(run)):
         answers = generate_tokens(model, batch, max_new_tokens, assembly.prompter.stop_ids)
     return [assembly.tokenizer.decode(tokens).strip() for tokens in answers]

@@ -18,6 +18,7 @@ from operators.prompt import Prompter
 from operators.tokenizer import Tokenizer
 from pipelines.train.checkpoint import Checkpoint, load_weights, open_checkpoint
 from pipelines.train.foreign import start_from_foreign
+from pipelines.train.lora import add_lora, fold_lora
 from pipelines.train.model import OneTokenModel, build_model
 from pipelines.train.precision import cast_weights, dtype_of, trained_dtype_of
 from pipelines.train.shape import plan_of, shape_of
@@ -47,11 +48,16 @@ def assemble(config: TrainConfig, encoder_width: int) -> Assembly:
         assembly = _put_together(llm, load_tokenizer(config.model.llm), config, encoder_width)
         if config.model.init_from is not None:
             start_from_foreign(assembly.model, Path(config.model.init_from))
+        _adapt(assembly.model, config)
         return assembly
     start = open_checkpoint(Path(config.model.start_from))
     _check_start(start, config, encoder_width)
     assembly = _build_from_folder(start.folder, config, encoder_width)
+    if start.config.model.lora is not None:
+        _adapt(assembly.model, start.config)
     load_weights(assembly.model, start, ("llm", "projector") if start.state.stage == 1 else None)
+    if start.config.model.lora is None:
+        _adapt(assembly.model, config)
     return assembly
 
 
@@ -60,10 +66,17 @@ def restore(checkpoint: Checkpoint, *, to_train: bool) -> Assembly:
     assembly = _build_from_folder(
         checkpoint.folder, checkpoint.config, checkpoint.state.identity.encoder_width
     )
-    if not to_train:
-        assembly.model.requires_grad_(False)
+    _adapt(assembly.model, checkpoint.config)
+    if to_train:
+        load_weights(assembly.model, checkpoint)
+        return assembly
+    assembly.model.requires_grad_(False)
+    if checkpoint.config.model.lora is None:
         cast_weights(assembly.model, dtype_of(checkpoint.config.run))
     load_weights(assembly.model, checkpoint)
+    if checkpoint.config.model.lora is not None:
+        fold_lora(assembly.model)
+        cast_weights(assembly.model, dtype_of(checkpoint.config.run))
     return assembly
 
 
@@ -154,15 +167,29 @@ def _put_together(
     return Assembly(model, tokenizer, prompter)
 
 
+def _adapt(model: OneTokenModel, config: TrainConfig) -> None:
+    """Add the adapters that a configuration asks for, once the weights below them are there."""
+    if config.model.lora is not None:
+        add_lora(model, config.model.lora, config.run.seed)
+        cast_weights(model, dtype_of(config.run), trained_dtype_of(config))
+
+
 def _loading_dtype(config: TrainConfig) -> torch.dtype:
-    """Stage 2 trains the language model; stage 1 only reads it."""
-    return trained_dtype_of(config) if config.stage == 2 else dtype_of(config.run)
+    """Stage 2 trains the language model; stage 1, and stage 2 with adapters, only read it."""
+    is_read = config.stage == 1 or config.model.lora is not None
+    return dtype_of(config.run) if is_read else trained_dtype_of(config)
 
 
 def _check_start(start: Checkpoint, config: TrainConfig, encoder_width: int) -> None:
     there, here = start.config.model.llm, config.model.llm
     if there != here:
         raise MismatchError(f"{start.folder} was trained on `model.llm: {there}`, not {here}; name that one")
+    theirs, ours = start.config.model.lora, config.model.lora
+    if theirs is not None and theirs != ours:
+        raise MismatchError(
+            f"{start.folder} was trained with `model.lora: {theirs}`, not {ours}; write the same, or fold "
+            "its adapters with `onetoken export` and begin with `init_from`"
+        )
     width = start.state.identity.encoder_width
     if width != encoder_width:
         raise MismatchError(

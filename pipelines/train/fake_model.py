@@ -7,6 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from pipelines.train.lora import add_lora
 from pipelines.train.model import OneTokenModel, build_model
 from pipelines.train.precision import dtype_of, trained_dtype_of
 from pipelines.train.shape import plan_of, shape_of
@@ -21,6 +22,8 @@ def build_fake_model(
         llm = cast(PreTrainedModel, cast(Any, AutoModelForCausalLM).from_config(llm_config))
         shape = shape_of(config, encoder_width)
         model = build_model(llm, shape, config.stage, seed=config.run.seed, plan=plan_of(config))
+        if config.model.lora is not None:
+            add_lora(model, config.model.lora.model_copy(update={"base": "plain"}), config.run.seed)
     fakes: dict[int, nn.Parameter] = {}
     with mode:
         for module in model.modules():

@@ -1,13 +1,14 @@
 """Greedy answers to the questions of a batch.
 
-Media are fused once, with the same role-based masks as in training; then one token a step through the
-library's key-value cache. Rows stay right-padded: the padding inside the cache is masked, and each row counts
-its own positions, so a row's answer does not depend on its batch mates.
-Leaves out sampling, beams and streaming: answers serve evaluation.
+Media are fused once, with the same role-based masks as in training, some frames at a time; the prompt is read
+in stretches, then one token a step, through the library's key-value cache. So a long clip takes its cache and
+a few hidden rows for each of its compressed tokens, and no more. Rows stay right-padded: the padding inside
+the cache is masked, and each row counts its own positions, so a row's answer does not depend on its batch
+mates. Leaves out sampling, beams and streaming: answers serve evaluation.
 """
 
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,6 +17,10 @@ from transformers import DynamicCache
 
 from operators.batch import ModelBatch
 from pipelines.train.model import OneTokenModel
+
+FRAMES_AT_ONCE: Final = 16
+ROWS_AT_ONCE: Final = 512
+"""Rows of the prompt that the language model reads at once."""
 
 
 class DecodingState(NamedTuple):
@@ -62,13 +67,19 @@ def _decode(
 
 def _read(model: OneTokenModel, batch: ModelBatch) -> tuple[Float[Tensor, "batch width"], DecodingState]:
     """Fill the cache from the prompt; the state of each row's last token predicts the first new one."""
-    rows, layout = model.splice(batch)
+    size = model.plan.frames_per_chunk or FRAMES_AT_ONCE
+    rows, layout = model.splice(batch, frames_at_once=size)
     cache = DynamicCache(config=model.llm.config)
     lengths = torch.tensor(layout.lengths, device=rows.device)
-    hidden: Tensor = model.llm.base_model(
-        inputs_embeds=rows, use_cache=True, past_key_values=cache
-    ).last_hidden_state
-    last = hidden[torch.arange(len(layout.lengths), device=rows.device), lengths - 1]
+    last = torch.zeros_like(rows[:, 0])
+    for first in range(0, rows.shape[1], ROWS_AT_ONCE):
+        hidden: Tensor = model.llm.base_model(
+            inputs_embeds=rows[:, first : first + ROWS_AT_ONCE], use_cache=True, past_key_values=cache
+        ).last_hidden_state
+        places = (lengths - 1 - first).clamp(0, hidden.shape[1] - 1)
+        ends = hidden[torch.arange(len(lengths), device=rows.device), places]
+        is_here = (lengths > first) & (lengths <= first + ROWS_AT_ONCE)
+        last = torch.where(is_here[:, None], ends.to(last.dtype), last)
     attended = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
     return last, DecodingState(cache, attended, lengths)
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of the learned tokens only, a block of rows at a time, in fp32.
+"""Cross-entropy of the learned tokens only, a block of rows at a time, in fp32 at least.
 
 With a vocabulary of 128k, logits of all rows of a batch cost more memory than the activations; the rows that
 are learned are a tenth of them. Blocks are recomputed in the backward pass, so one block of logits exists at
@@ -19,12 +19,14 @@ def token_losses(
     targets: Int64[Tensor, " rows"],
     rows_per_chunk: int,
 ) -> Float[Tensor, " rows"]:
-    """The loss of each row's prediction by `head` against its target, in fp32."""
+    """The loss of each row's prediction by `head` against its target, in fp32 at least."""
 
     def losses_of(
         block: Float[Tensor, "block width"], block_targets: Int64[Tensor, " block"]
     ) -> Float[Tensor, " block"]:
-        return functional.cross_entropy(head(block).float(), block_targets, reduction="none")
+        logits: Tensor = head(block)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return functional.cross_entropy(precise, block_targets, reduction="none")
 
     if hidden.shape[0] <= rows_per_chunk:
         return losses_of(hidden, targets)

@@ -108,11 +108,19 @@ class OneTokenModel(nn.Module):
     def set_trainable(self, *, train_embeddings: bool = False) -> None:
         """Let this stage's parameters train: the projector (1), or all but the token embeddings (2).
 
+        Of a language model with adapters, these alone.
         An output head that shares the embeddings' weights trains all the same, through its own use of them.
         """
         self.train_embeddings = train_embeddings and self.stage == 2
-        self.requires_grad_(self.stage == 2)
+        adapters = [weight for name, weight in self.llm.named_parameters() if "lora_" in name]
+        for weight in self.parameters():
+            weight.requires_grad = self.stage == 2 and weight.is_floating_point()
         self.projector.requires_grad_(True)
+        if adapters:
+            self.llm.requires_grad_(False)
+            for weight in adapters:
+                weight.requires_grad = True
+            return
         is_tied = self.token_embeddings.weight is getattr(self.head, "weight", None)
         if self.stage == 2 and not train_embeddings and not is_tied:
             self.token_embeddings.requires_grad_(False)
@@ -164,18 +172,27 @@ class OneTokenModel(nn.Module):
         return LossSum(losses.sum(), losses.shape[0], example_totals, sequence.labels_per_example)
 
     def splice(
-        self, batch: ModelBatch, layout: BatchLayout | None = None, num_passes: int | None = None
+        self,
+        batch: ModelBatch,
+        layout: BatchLayout | None = None,
+        num_passes: int | None = None,
+        frames_at_once: int | None = None,
     ) -> SplicedRows:
-        """The rows that the language model reads: vision tokens for media, fused text where marked."""
+        """The rows that the language model reads: vision tokens for media, fused text where marked.
+
+        With `frames_at_once` no gradient passes, frames may stand in another memory, and what is held beside
+        the rows does not depend on their number (stage 2).
+        """
         text = self.embed(batch.token_ids).flatten(0, 1)
         planned = (layout or self.lay_out(batch, batch.frames)).to(text.device)
         vision = text.new_zeros(0, 0, text.shape[1])
         if batch.frames is not None:
-            frames = batch.frames.to(text.dtype)
             if self.compressor is None:
-                vision = self.projector(frames[:, -1])
+                vision = self.projector(batch.frames[:, -1].to(text))
+            elif frames_at_once is not None and planned.fusion is not None:
+                vision, text = self._fuse_by_and_by(planned.fusion, batch.frames, text, frames_at_once)
             else:
-                vision, text = self._fuse(self._fusion(), planned.fusion, batch, frames, text)
+                vision, text = self._fuse(self._fusion(), planned.fusion, batch, batch.frames.to(text), text)
         num_idle = (num_passes or 0) - self.count_passes(batch)
         if num_idle > 0:
             text = text + self._run_idle(num_idle, text)
@@ -216,6 +233,20 @@ class OneTokenModel(nn.Module):
         fused = fusion.fuse_in_chunks(frames, text[layout.places][layout.owners], self.plan)
         instruction = average_frames(fused.instruction, layout.frames_per_example).flatten(0, 1)
         return fused.compressed, text.index_copy(0, layout.targets, instruction[layout.kept])
+
+    def _fuse_by_and_by(
+        self,
+        layout: FusionLayout,
+        frames: Float[Tensor, "frames views patches encoder_width"],
+        text: Float[Tensor, "tokens width"],
+        size: int,
+    ) -> tuple[Float[Tensor, "frames queries width"], Float[Tensor, "tokens width"]]:
+        """The same, some frames at a time."""
+        with torch.no_grad():
+            compressed, means = self._fusion().fuse_by_and_by(
+                frames, text[layout.places], layout.owners, size
+            )
+        return compressed, text.index_copy(0, layout.targets, means.flatten(0, 1)[layout.kept])
 
 
 def _match_weights(module: nn.Module, like: Tensor) -> None:

@@ -43,6 +43,7 @@ def trained_dtype_of(config: TrainConfig) -> torch.dtype:
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype, trained: torch.dtype = torch.float32) -> None:
-    """Frozen weights to `dtype`, trainable ones to `trained`; ties between weights stay."""
+    """Frozen weights to `dtype`, trainable ones to `trained`; ties between weights stay, and so do bits."""
     for weight in model.parameters():
-        weight.data = weight.data.to(trained if weight.requires_grad else dtype)
+        if weight.is_floating_point():
+            weight.data = weight.data.to(trained if weight.requires_grad else dtype)

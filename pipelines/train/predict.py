@@ -34,6 +34,8 @@ from schemas.training import OptimizerKind, TrainConfig
 CPU: Final = torch.device("cpu")
 ANSWER_SHARE: Final = 0.5
 """Of the text tokens of the largest batch; logits of the others never exist."""
+NF4_BITS: Final = 4.5
+"""Of a weight: a code, and its part of a float32 scale for each 64."""
 SMALLEST_QUANTIZED: Final = 4096
 """Elements of a parameter below which torchao keeps its moments as they are."""
 
@@ -103,7 +105,17 @@ def predict(llm_config: PretrainedConfig, config: TrainConfig, step: StepShape) 
             with computing(CPU, dtype_of(config.run)):
                 share = model(batch, layout).total / step.num_labels
             share.backward()
-    return Footprint(weights=weights, optimizer=bytes_of(state), peak=live.peak)
+    saved, opened = _count_quantized(model, config)
+    return Footprint(weights=weights - saved, optimizer=bytes_of(state), peak=live.peak - saved + opened)
+
+
+def _count_quantized(model: OneTokenModel, config: TrainConfig) -> tuple[int, int]:
+    """What the base of adapters saves in 4 bits, and what the one projection takes that is open at a time."""
+    if config.model.lora is None or config.model.lora.base == "plain":
+        return 0, 0
+    weights = [weight for name, weight in model.llm.named_parameters() if ".base_layer.weight" in name]
+    saved = sum(weight.nbytes - weight.numel() * NF4_BITS // 8 for weight in weights)
+    return round(saved), max(weight.nbytes for weight in weights)
 
 
 def make_batch(step: StepShape, mode: FakeTensorMode | None = None) -> ModelBatch:

@@ -1,29 +1,106 @@
-"""`onetoken train --engine ray`: two workers train what one process does."""
+"""`onetoken train --engine ray`, and torchrun: several processes train what one does, also after one died."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import yaml
-from small_job import run_onetoken, write_yaml
+from small_job import NUM_STEPS, SmallJob, run_onetoken, write_yaml
 
 pytestmark = [
-    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.usefixtures("outcomes"),
     # Ray Train's own imports warn.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+TORCHRUN = Path(sys.executable).with_name("torchrun")
 
 
-def test_two_workers_train_as_one_process(small_job, tmp_path) -> None:
-    config = yaml.safe_load(small_job.stage(2).read_text()) | {"out": str(tmp_path / "ray")}
-    path = write_yaml(tmp_path / "c.yaml", config)
+def write_config(job: SmallJob, out: Path, **run: object) -> Path:
+    config: dict[str, Any] = yaml.safe_load(job.stage(2).read_text()) | {"out": str(out)}
+    config["run"] |= run
+    return write_yaml(out.with_suffix(".yaml"), config)
+
+
+def losses_of(out: Path) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+@pytest.mark.ray
+def test_two_workers_train_as_one_process_and_one_goes_on(small_job: SmallJob, tmp_path: Path) -> None:
+    out = tmp_path / "ray"
+    path = write_config(small_job, out)
     outcome = run_onetoken("train", path, "--engine", "ray", "--workers", 2, "--json")
     assert outcome.status == 0, outcome.err
-    lines = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (tmp_path / "ray", small_job.out(2))
-    ]
-    together, alone = ([line["loss"] for line in one] for one in lines)
-    assert len(alone) > 1
-    assert together == pytest.approx(alone, rel=1e-4)
+    alone = losses_of(small_job.out(2))
+    assert len(alone) == NUM_STEPS
+    assert losses_of(out) == pytest.approx(alone, rel=1e-4)
+    (out / f"step-{NUM_STEPS:06d}").rename(tmp_path / "gone")
+    again = run_onetoken("train", path, "--engine", "ray", "--workers", 1, "--resume")
+    assert again.status == 0, again.err
+    assert (out / f"step-{NUM_STEPS:06d}").is_dir()
+    assert losses_of(out) == pytest.approx(alone, rel=1e-4)
+
+
+class Killer(threading.Thread):
+    """Kills one worker of this process's Ray, once a checkpoint is there."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(daemon=True)
+        self._out, self.is_over, self.killed = out, threading.Event(), 0
+
+    def run(self) -> None:
+        while not self.is_over.wait(0.05):
+            if not any(self._out.glob("step-*")):
+                continue
+            workers = [process for process in psutil.Process().children(recursive=True) if _trains(process)]
+            if workers:
+                workers[-1].kill()
+                self.killed += 1
+                return
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        return "TrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.ray
+def test_a_killed_worker_is_replaced(small_job: SmallJob, tmp_path: Path) -> None:
+    """The run is long enough that a worker dies in the middle of it, and ends as an undisturbed one does."""
+    steps = 60
+    straight = write_config(small_job, tmp_path / "straight", steps=steps, save_every=5)
+    assert run_onetoken("train", straight).status == 0
+    out = tmp_path / "ray"
+    killer = Killer(out)
+    killer.start()
+    path = write_config(small_job, out, steps=steps, save_every=5)
+    outcome = run_onetoken("train", path, "--engine", "ray", "--workers", 2)
+    killer.is_over.set()
+    killer.join()
+    assert killer.killed == 1
+    assert outcome.status == 0, outcome.err
+    assert (out / f"step-{steps:06d}").is_dir()
+    assert losses_of(out) == pytest.approx(losses_of(tmp_path / "straight"), rel=1e-3)
+
+
+def test_torchrun_starts_two_processes(small_job: SmallJob, tmp_path: Path) -> None:
+    out = tmp_path / "torchrun"
+    path = write_config(small_job, out)
+    command = [TORCHRUN, "--standalone", "--nproc-per-node", "2", "--no-python", "onetoken", "train", path]
+    folder = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": folder + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stage 2:") == 1
+    assert losses_of(out) == pytest.approx(losses_of(small_job.out(2)), rel=1e-4)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipelines.train.model import LOGITS_PER_CHUNK
+
 GIB = 2**30
 
 
@@ -39,6 +41,23 @@ def static_gib(sizes: Sizes, state_bytes: float, *, in_backward: bool) -> float:
     """Weights and gradients in bfloat16, and the optimizer's state; of gradients the two largest, or all."""
     gradients = 2 * 2 * sizes.head if in_backward else 2 * sizes.trainable
     return (2 * sizes.parameters + gradients + state_bytes * sizes.trainable) / GIB
+
+
+def peak_gib(sizes: Sizes, state_bytes: float, batch: int, tokens: int, labels: int) -> float:
+    """The peak of a step that moves weights in its backward pass: one of two moments, never their sum.
+
+    At the head: its logits, and its gradient, which stands twice while blocks of rows add up. At the end: one
+    recomputed pre-fusion layer. The sums of the published-size table take both, and two gradients always, so
+    they lie up to a tenth above this.
+    """
+    fused, read = 576 + 1 + tokens, 1 + tokens
+    num_logits = batch * labels * sizes.vocabulary
+    gradients = 2 if num_logits > LOGITS_PER_CHUNK else 1
+    at_head = gradients * 2 * sizes.head + num_logits * 12
+    at_end = batch * max(fused, read) * sizes.layer_bytes_per_token
+    kept = batch * sizes.hidden_bytes * (4 * fused + sizes.layers * read)
+    held = 2 * sizes.parameters + state_bytes * sizes.trainable
+    return (held + kept + max(at_head, at_end)) / GIB
 
 
 def activation_gib(sizes: Sizes, batch: int, tokens: int, labels: int) -> float:

@@ -34,13 +34,15 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_language_model(tmp_path_factory.mktemp("llm"))
 
 
-def adafactor_config(llm: Path, out: Path, *, in_backward: bool, weights: str, **run: object) -> TrainConfig:
+def moving_config(
+    llm: Path, out: Path, *, in_backward: bool, weights: str, kind: str = "adafactor", **run: object
+) -> TrainConfig:
     return tiny_config(
         llm,
         out,
         data={"batch": 4, "micro_batch": 4},
         optimizer={
-            "kind": "adafactor",
+            "kind": kind,
             "in_backward": in_backward,
             "weights": weights,
             "max_grad_norm": None,
@@ -54,7 +56,7 @@ def adafactor_config(llm: Path, out: Path, *, in_backward: bool, weights: str, *
 def test_in_the_backward_pass_as_after_it(llm: Path, tmp_path: Path, weights: str) -> None:
     """The projector is used twice, for patches and compressed tokens; layers are recomputed."""
     folders = [
-        train(tiny_run(adafactor_config(llm, tmp_path / str(moves), in_backward=moves, weights=weights)))
+        train(tiny_run(moving_config(llm, tmp_path / str(moves), in_backward=moves, weights=weights)))
         for moves in (False, True)
     ]
     for name in ("model.safetensors", "optimizer.safetensors"):
@@ -66,10 +68,26 @@ def test_in_the_backward_pass_as_after_it(llm: Path, tmp_path: Path, weights: st
     assert int(counts["projector.0.weight.step"]) == 6
 
 
-@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
-def test_a_resumed_run_is_the_same(llm: Path, tmp_path: Path, weights: str) -> None:
-    straight = adafactor_config(llm, tmp_path / "a", in_backward=True, weights=weights)
-    stopped = adafactor_config(llm, tmp_path / "b", in_backward=True, weights=weights, save_every=3)
+LOW_BITS = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.skipif(not HAS_TORCHAO, reason="needs torchao"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [
+        ("adafactor", "float32"),
+        ("adafactor", "bfloat16"),
+        pytest.param("adamw_8bit", "bfloat16", marks=LOW_BITS),
+        pytest.param("adamw_4bit", "bfloat16", marks=LOW_BITS),
+    ],
+)
+def test_a_resumed_run_is_the_same(llm: Path, tmp_path: Path, kind: str, weights: str) -> None:
+    settings = {"in_backward": True, "weights": weights, "kind": kind}
+    straight = moving_config(llm, tmp_path / "a", **settings)
+    stopped = moving_config(llm, tmp_path / "b", **settings, save_every=3)
     expected = train(tiny_run(straight))
     train(tiny_run(stopped))
     first = open_checkpoint(tmp_path / "b/step-000003")
@@ -92,7 +110,7 @@ def test_a_resumed_run_is_the_same(llm: Path, tmp_path: Path, weights: str) -> N
 
 
 def test_gradients_are_gone_when_the_backward_pass_ends(llm: Path, tmp_path: Path) -> None:
-    config = adafactor_config(llm, tmp_path, in_backward=True, weights="float32")
+    config = moving_config(llm, tmp_path, in_backward=True, weights="float32")
     assembly = assemble(config, WIDTH)
     optimizer = build_optimizer(assembly.model, config, 1)
     before = {name: weight.detach().clone() for name, weight in assembly.model.named_parameters()}
@@ -110,7 +128,7 @@ def test_gradients_are_gone_when_the_backward_pass_ends(llm: Path, tmp_path: Pat
 
 
 def test_a_second_backward_pass_of_a_step_is_refused(llm: Path, tmp_path: Path) -> None:
-    config = adafactor_config(llm, tmp_path, in_backward=True, weights="float32")
+    config = moving_config(llm, tmp_path, in_backward=True, weights="float32")
     assembly = assemble(config, WIDTH)
     optimizer = build_optimizer(assembly.model, config, 1)
     batch = collate_training([color_example(0)], assembly.prompter)
@@ -121,7 +139,7 @@ def test_a_second_backward_pass_of_a_step_is_refused(llm: Path, tmp_path: Path) 
 
 
 def test_state_of_other_parameters_is_refused(llm: Path, tmp_path: Path) -> None:
-    config = adafactor_config(llm, tmp_path, in_backward=True, weights="float32")
+    config = moving_config(llm, tmp_path, in_backward=True, weights="float32")
     optimizer = build_optimizer(assemble(config, WIDTH).model, config, 1)
     state = optimizer.state_tensors()
     state.pop("projector.0.bias.square")

@@ -7,7 +7,9 @@ import torch
 from tiny_models import Say, select_example, slow_rows, tiny_batch, tiny_model
 
 from operators.batch import IGNORED_LABEL, ModelBatch
+from pipelines.train import generation
 from pipelines.train.generation import generate_tokens
+from pipelines.train.live_bytes import LiveBytes
 from pipelines.train.model import OneTokenModel
 from pipelines.train.shape import ActivationPlan
 
@@ -78,10 +80,59 @@ def test_labels_are_not_read() -> None:
 
 def test_media_are_fused_once() -> None:
     model = tiny_model()
-    calls: list[int] = []
-    model.prefusion.register_forward_pre_hook(lambda *_: calls.append(1))
+    sizes: list[int] = []
+    model.prefusion.register_forward_pre_hook(lambda _, rows: sizes.append(rows[0].shape[0]))
     generate_tokens(model, tiny_batch(MIXED), NUM_TOKENS, set())
-    assert len(calls) == 1
+    assert sizes == [4]
+
+
+@pytest.mark.parametrize(("frames", "rows"), [(1, 1), (2, 3), (3, 5)])
+def test_stretches_change_no_token(monkeypatch: pytest.MonkeyPatch, frames: int, rows: int) -> None:
+    model, batch = tiny_model(), tiny_batch(MIXED, views=5)
+    expected = slow_tokens(model, batch, NUM_TOKENS)
+    monkeypatch.setattr(generation, "FRAMES_AT_ONCE", frames)
+    monkeypatch.setattr(generation, "ROWS_AT_ONCE", rows)
+    assert generate_tokens(model, batch, NUM_TOKENS, set()) == expected
+
+
+def test_text_alone_is_answered() -> None:
+    model, batch = tiny_model(), tiny_batch([[Say("human", 6)], [Say("human", 3)]])
+    assert generate_tokens(model, batch, NUM_TOKENS, set()) == slow_tokens(model, batch, NUM_TOKENS)
+
+
+def grow_per_frame(few: int, many: int) -> float:
+    """Bytes that a frame more takes at the peak of an answer, features aside."""
+    model = tiny_model(grid=1)
+    peaks = []
+    for frames in (few, many):
+        batch = tiny_batch([[Say("human", 8, (frames,))]])
+        live = LiveBytes()
+        live.count([*model.parameters(), *model.buffers(), batch.frames])
+        with live:
+            generate_tokens(model, batch, 2, set())
+        peaks.append(live.peak - batch.frames.nbytes)
+    return (peaks[1] - peaks[0]) / (many - few)
+
+
+CACHE_BYTES = 2 * 2 * 2 * 8 * 4
+"""Of a token: keys and values, 2 layers, 2 heads of 8 numbers in float32."""
+ROW_BYTES = 32 * 4
+MASK_BYTES = 5
+"""Of a pair of tokens: a boolean, and the number that is added to its score."""
+
+
+@pytest.mark.parametrize(("few", "many"), [(100, 200), pytest.param(5_000, 10_000, marks=pytest.mark.slow)])
+def test_a_long_clip_takes_its_cache_and_its_rows(
+    monkeypatch: pytest.MonkeyPatch, few: int, many: int
+) -> None:
+    """While it grows, the cache of a layer stands twice, for each head; rows stand in a few forms."""
+    monkeypatch.setattr(generation, "FRAMES_AT_ONCE", 50)
+    monkeypatch.setattr(generation, "ROWS_AT_ONCE", 20)
+    most = 4 * CACHE_BYTES + 6 * ROW_BYTES + 20 * MASK_BYTES
+    assert grow_per_frame(few, many) <= most
+    if many < 5_000:
+        monkeypatch.setattr(generation, "FRAMES_AT_ONCE", many)
+        assert grow_per_frame(few, many) > 4 * most
 
 
 def test_no_tokens_wanted() -> None:

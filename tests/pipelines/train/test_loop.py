@@ -102,7 +102,7 @@ def _borrow_state(dying: CountedSteps, real: StepSource) -> CountedSteps:
 
 
 def test_a_killed_process_leaves_a_run_to_resume(llm: Path, tmp_path: Path) -> None:
-    """SIGKILL while step 4 may still be on its way to the disk; the resumed run ends as an undisturbed."""
+    """SIGKILL while step 4 may still be on its way to the disk; the resumed run ends as if undisturbed."""
     straight = tiny_config(llm, tmp_path / "straight", run={"save_every": 2})
     losses_of(tiny_run(straight))
     script = (
