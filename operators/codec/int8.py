@@ -212,7 +212,7 @@ def _decode_part(
     stacked = stack_payloads(payloads, staging, out.device)
     codes_start = stacked.shape[1] - num_patches * width
     parts = stacked[:, _head_bytes(count_outliers(num_patches)) : codes_start]
-    halves = parts.clone(memory_format=torch.contiguous_format).view(torch.float16)
+    halves = parts.reshape(-1).view(torch.float16).view(num_views, -1)
     rows = halves[:, 3 * width + num_patches :]
     factors = halves[:, : 3 * width + num_patches].float()
     center, zero, scale = factors[:, : 3 * width].view(num_views, 3, 1, width).unbind(1)
@@ -223,7 +223,7 @@ def _decode_part(
     out.copy_(values)
     places = [view * num_patches + row for view, head in enumerate(heads) for row in head.outliers]
     index = torch.tensor(places, dtype=torch.int64, device=out.device)
-    out.view(-1, width).index_copy_(0, index, rows.reshape(-1, width))
+    out.view(-1, width)[index] = rows.reshape(-1, width)
 
 
 def _is_near_end(
