@@ -1,10 +1,12 @@
 """A cache to read from, as large as one likes: headers and sections as they are written, noise for codes.
 
-Of the codec's work nothing is in it: reading is measured, and reading does not look at codes.
+Of the codec's work nothing is in it: reading is measured, and reading does not look at codes. There is one
+example an item, so that the cache can be streamed, too.
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +19,17 @@ from operators.codec import identify_codec, open_codec
 from operators.feature_file import MediumShape, pack_features
 from pipelines.commit import put_file, put_object
 from pipelines.featurize.statistics import put_spec
-from schemas.corpus import FeatureSet, Manifest, ShardEntry
+from pipelines.ingest.tables import EXAMPLES, ExampleRow
+from schemas.corpus import FeatureSet, Manifest, ObjectEntry, ShardEntry, SourceTotals
+from schemas.digest import sha256_hex
 from schemas.feature import EncoderIdentity, FeatureSpec, ImageRules, ProcessorValues, VideoRules
-from schemas.plan import ShardPlan
+from schemas.plan import Leaf, ShardPlan
+from schemas.record import Modality, encode_conversation
 
 VIEWS_PER_ITEM: Final = 5
 SUFFIX: Final = ".feat.bin"
+PREFIX_BITS: Final = 6
+_SOURCE: Final = SourceTotals(name="made-up", files={}, read=0, taken=0, rejects={}, reject_budget=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +55,18 @@ def write_feature_corpus(root: Path, num_shards: int, items_per_shard: int) -> F
     noise = random.Random(0)  # noqa: S311 - bytes that do not compress
     shards: list[ShardEntry] = []
     keys: list[tuple[str, str]] = []
+    plan: list[Leaf] = []
     for number in range(num_shards):
-        name = f"image-{number:06b}"
-        items = [f"{number:016x}{item:016x}" for item in range(items_per_shard)]
+        leaf = Leaf(
+            modality=Modality.IMAGE,
+            prefix=f"{number:0{PREFIX_BITS}b}",
+            num_items=items_per_shard,
+            num_media_bytes=0,
+            num_views=VIEWS_PER_ITEM * items_per_shard,
+        )
+        plan.append(leaf)
+        name = leaf.name
+        items = [f"{number << 64 - PREFIX_BITS:016x}{item:016x}" for item in range(items_per_shard)]
         path = root / f"{name}.writing"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w+b") as file:
@@ -62,7 +78,31 @@ def write_feature_corpus(root: Path, num_shards: int, items_per_shard: int) -> F
         index = put_object(storage, folder, name, "idx", pack_index(written.members), items_per_shard)
         shards.append(ShardEntry(name=name, tar=tar, index=index))
         keys += [(name, key) for key in items]
-    return FeatureCorpus(storage, _list(storage, spec, shards, len(keys)), spec.short_digest, tuple(keys))
+    examples = _write_examples(storage, keys)
+    manifest = _list(storage, spec, shards, len(keys)).model_copy(
+        update={"plan": ShardPlan(plan), "examples": [examples], "sources": [_SOURCE]}
+    )
+    return FeatureCorpus(storage, manifest, spec.short_digest, tuple(keys))
+
+
+def _write_examples(storage: LocalStorage, keys: Sequence[tuple[str, str]]) -> ObjectEntry:
+    rows = [
+        ExampleRow(
+            example_id=sha256_hex(key.encode())[:32],
+            source=_SOURCE.name,
+            record_file="a.json",
+            record_row=row,
+            record_id="",
+            item_key=key,
+            modality=Modality.IMAGE,
+            num_chars=100 + row % 50,
+            conversation=encode_conversation(("<image>\n" + "What is it? " * 8, "A ball. " * 4)),
+        )
+        for row, (_, key) in enumerate(keys)
+    ]
+    return put_object(
+        storage, "examples", "all", "parquet", EXAMPLES.write([astuple(row) for row in rows]), len(rows)
+    )
 
 
 def _pack_item(view: bytes, noise: random.Random, spec: FeatureSpec) -> bytes:

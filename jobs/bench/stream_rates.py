@@ -1,0 +1,157 @@
+"""The stream against a bare reader of the same items in the same order: on disk, and on S3.
+
+Int8 items of five views, in page cache; one example an item. Both sides are one thread that checks what it
+reads and decodes nothing. On disk the bare side is the reader without texts, order or examples, into memory
+that is there already. On S3 it is one ranged read for each item and nothing more. CPU time of this process,
+medians, taking turns: what the server takes is its own.
+"""
+
+import contextlib
+import io
+import os
+import resource
+from collections.abc import Callable, Generator, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from infra import ceph, s3_server
+from infra.storage import Storage, open_storage
+from infra.tar import read_index
+from jobs.bench.feature_corpus import SUFFIX, FeatureCorpus, write_feature_corpus
+from jobs.bench.result import Say
+from pipelines.commit import read_object
+from pipelines.stream.item_room import ItemRoom
+from pipelines.stream.reader import FeatureReader
+from pipelines.stream.stream import FeatureStream
+from schemas.errors import WorkError
+from schemas.stream import DataConfig
+
+NUM_SHARDS: Final = 4
+ITEMS_PER_SHARD: Final = 32
+NUM_ROUNDS: Final = 7
+DATA: Final = DataConfig(batch=16, micro_batch=4, views="all", threads=0, shards_per_block=2)
+BUCKET: Final = "onetoken-bench"
+
+Batches = Sequence[Sequence[tuple[str, str]]]
+"""Shard and key of the items of each micro-batch."""
+
+
+def measure_rates(folder: Path, say: Say, scale: float) -> dict[str, float]:
+    """Seconds of CPU time by side; those on S3 are missing where no S3 server is installed."""
+    say("a cache to stream from")
+    corpus = write_feature_corpus(folder / "streamed", NUM_SHARDS, max(4, round(ITEMS_PER_SHARD * scale)))
+    say("streaming")
+    batches = list_batches(corpus)
+    num_bytes = sum(path.stat().st_size for path in corpus.list_tars())
+    room = ItemRoom(2 * DATA.micro_batch * num_bytes // len(corpus.keys))
+    reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
+    times = take_turns(
+        {
+            "stream": lambda: count_streamed(corpus, corpus.storage),
+            "reader": lambda: sum(len(reader.fetch_checked(batch, room)) for batch in batches),
+            "reader_stored": lambda: sum(
+                len(reader.read_stored(key, shard)) for batch in batches for shard, key in batch
+            ),
+        }
+    )
+    if ceph.missing_programs():
+        return times
+    with serve_corpus(corpus, folder / "s3") as storage:
+        say("streaming from S3")
+        times |= take_turns(
+            {
+                "s3_stream": lambda: count_streamed(corpus, storage),
+                "s3_ranged": lambda: read_ranges(corpus, storage, batches),
+            }
+        )
+    return times
+
+
+def open_bench_stream(corpus: FeatureCorpus, storage: Storage) -> FeatureStream:
+    """One epoch of the corpus."""
+    return FeatureStream(storage, corpus.manifest, corpus.spec, DATA, seed=0, num_epochs=1)
+
+
+def list_batches(corpus: FeatureCorpus) -> Batches:
+    """What the stream reads, in its order."""
+    stream = open_bench_stream(corpus, corpus.storage)
+    places = {
+        int(row): (
+            stream.catalog.shards[stream.catalog.shard_of(int(row))].name,
+            stream.loader.read_text(int(row)).item_key,
+        )
+        for row in range(len(stream.catalog.table.ids))
+    }
+    plan = stream.walk.plan(0)
+    return [
+        [places[int(row)] for row in unit.rows]
+        for step in range(plan.num_steps)
+        for unit in plan.step_units(step)
+    ]
+
+
+def count_streamed(corpus: FeatureCorpus, storage: Storage) -> int:
+    """Ours: the stream from its plan to the last example; how many there were."""
+    stream = open_bench_stream(corpus, storage)
+    return sum(len(batch) for step in stream for batch in step)
+
+
+def read_ranges(corpus: FeatureCorpus, storage: Storage, batches: Batches) -> int:
+    """Theirs: one ranged read an item, at places that are known."""
+    shards = {shard.name: shard for shard in corpus.manifest.features[corpus.spec].shards}
+    members = {
+        member.name: (name, member)
+        for name, shard in shards.items()
+        for member in read_index(read_object(storage, shard.index))
+    }
+    num_items = 0
+    for _, key in (place for batch in batches for place in batch):
+        name, member = members[f"{key}{SUFFIX}"]
+        data = storage.read_range(shards[name].tar.path, member.offset, member.size)
+        num_items += len(data) == member.size
+    return num_items
+
+
+@contextlib.contextmanager
+def serve_corpus(corpus: FeatureCorpus, folder: Path) -> Generator[Storage]:
+    """The corpus on an S3 server of this machine, for as long as the block runs."""
+    from infra.s3_client import connect
+
+    endpoint = s3_server.start(folder, is_temporary=True)
+    before = dict(os.environ)
+    os.environ.update(endpoint.environment)
+    try:
+        connect().call_s3("create_bucket", Bucket=BUCKET)
+        storage = open_storage(f"s3://{BUCKET}/streamed")
+        for entry in corpus.manifest.list_objects():
+            storage.put(entry.path, io.BytesIO(corpus.storage.read_bytes(entry.path)))
+        yield storage
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        s3_server.stop(folder)
+
+
+def take_turns(sides: dict[str, Callable[[], int]]) -> dict[str, float]:
+    """Median CPU time of each side; the first turn is not counted.
+
+    Raises:
+        WorkError: when sides read different numbers of items.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    counts: set[int] = set()
+    for _ in range(NUM_ROUNDS + 1):
+        for name, act in sides.items():
+            started_s = _read_clock()
+            counts.add(act())
+            times[name].append(_read_clock() - started_s)
+    if len(counts) != 1:
+        raise WorkError(f"the sides read {sorted(counts)} items; nothing was compared")
+    return {name: median(islice(taken, 1, None)) for name, taken in times.items()}
+
+
+def _read_clock() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
