@@ -157,19 +157,33 @@ class ChatPrompter:
 
         After a question stands the header of the answer, without the spaces that end it.
         """
-        messages: list[ChatMessage] = []
+        eager = self._find_eager_header()
         renderings: list[str] = []
         for turn in range(num_turns):
             asks = turn % 2 == 0
-            messages.append({"role": "user" if asks else "assistant", "content": _mark(turn)})
-            rendering = self._tokenizer.render(messages, self._template, asks=asks)
-            renderings.append(rendering.rstrip(" ") if asks else rendering)
+            rendering = self._tokenizer.render(_mark_turns(turn + 1), self._template, asks=asks)
+            renderings.append(rendering.rstrip(" ") if asks else rendering.removesuffix(eager))
             if turn and not rendering.startswith(renderings[-2]):
                 raise self._refuse(
                     f"rewrites what it wrote when turn {turn + 1} is added: {renderings[-2]!r} is not what "
                     f"{rendering!r} begins with"
                 )
         return renderings
+
+    def _find_eager_header(self) -> str:
+        """The header of an answer, where a template writes it after every message, asked or not.
+
+        So do the first release of Llama 3's and the one that LLaVA-Mini's Llama came with.
+        """
+        asked, unasked = (
+            self._tokenizer.render(_mark_turns(1), self._template, asks=asks) for asks in (True, False)
+        )
+        after = asked.partition(_mark(0))[2]
+        answered = self._tokenizer.render(_mark_turns(2), self._template, asks=False)
+        if asked != unasked or answered.partition(_mark(1))[2] != after:
+            return ""
+        ends = [content for content in self._tokenizer.split(after)[:1] if isinstance(content, int)]
+        return after.removeprefix(self._tokenizer.spell(ends))
 
     def _split_at_mark(self, stretch: str, turn: int) -> tuple[str, str]:
         parts = stretch.split(_mark(turn))
@@ -221,6 +235,13 @@ def build_prompter(
 def _mark(turn: int) -> str:
     """Stands for a turn's text; private-use characters, which no template looks for."""
     return f"\ue000{turn}\ue001"
+
+
+def _mark_turns(num_turns: int) -> list[ChatMessage]:
+    """A conversation of marks."""
+    return [
+        {"role": "assistant" if turn % 2 else "user", "content": _mark(turn)} for turn in range(num_turns)
+    ]
 
 
 def _check_turns(turns: Sequence[Turn]) -> None:

@@ -30,7 +30,7 @@ from schemas.digest import SHORT, digest_of
 from schemas.errors import CorruptError, RejectCode, SampleError
 from schemas.record import Modality
 
-LENGTHS_VERSION: Final = 1
+LENGTHS_VERSION: Final = 2
 """Rises with every change of how prompts are written."""
 LENGTHS: Final = TableSchema(
     ("num_tokens", "int32"), ("num_labels", "int32"), ("num_media", "int32"), ("code", "string")

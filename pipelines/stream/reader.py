@@ -43,6 +43,7 @@ from pipelines.stream.spans import (
     join_spans,
     named_item,
 )
+from pipelines.stream.used_rooms import UsedRooms
 from schemas.corpus import FeatureSet, Manifest, ShardEntry
 from schemas.errors import CorruptError, MismatchError, NotFoundError
 from schemas.feature import FeatureSpec
@@ -74,6 +75,7 @@ class FeatureReader:
         """
         self._source = DirectSource(storage) if source is None else source
         features = find_features(manifest, spec)
+        self._rooms = UsedRooms()
         self._indexes = ShardIndexes(storage, features.shards, spec)
         self.spec = _read_spec(storage, features, spec)
         self.codec = open_codec(self.spec.codec)
@@ -237,7 +239,7 @@ class FeatureReader:
 
     def _read_whole(self, place: Place) -> tuple[StoredFeatures, ...]:
         span = Span([place])
-        data = ItemRoom(span.num_bytes).take(span.num_bytes)
+        data = self._rooms.take(span.num_bytes)
         self._fill(span, data)
         with named_item(place.shard.name, place.key):
             header, payloads = self._open_whole(data)

@@ -5,21 +5,28 @@ import pytest
 from jobs.bench.bounds import BOUNDS
 from jobs.bench.feature_corpus import write_feature_corpus
 from jobs.bench.stream import measure
-from jobs.bench.stream_rates import count_streamed, list_batches, open_bench_stream, read_ranges, take_turns
+from jobs.bench.stream_rates import count_streamed, list_batches, list_ranges, open_bench_stream, take_turns
+from pipelines.stream.item_room import ItemRoom
+from pipelines.stream.reader import FeatureReader
 from schemas.errors import WorkError
 
 
 def test_all_sides_read_the_same_items_in_the_same_order(tmp_path):
     corpus = write_feature_corpus(tmp_path, num_shards=3, items_per_shard=2)
-    batches = list_batches(corpus)
+    stream = open_bench_stream(corpus, corpus.storage)
+    batches = list_batches(stream)
     streamed = [
-        [example.media[0].patches.shape[:2] for example in batch]
-        for step in open_bench_stream(corpus, corpus.storage)
-        for batch in step
+        [example.media[0].patches.shape[:2] for example in batch] for step in stream for batch in step
     ]
     assert [[(1, 5)] * len(batch) for batch in batches] == streamed
     assert sorted(place for batch in batches for place in batch) == sorted(corpus.keys)
-    assert count_streamed(corpus, corpus.storage) == read_ranges(corpus, corpus.storage, batches) == 6
+    ranges = list_ranges(corpus, batches)
+    read = [corpus.storage.read_range(path, offset, length) for path, offset, length in ranges]
+    reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
+    room = ItemRoom(64 << 20)
+    bare = [bytes(item) for batch in batches for item in reader.fetch_checked(batch, room)]
+    assert bare == read
+    assert count_streamed(stream) == count_streamed(stream) == 6
     with pytest.raises(WorkError, match="nothing was compared"):
         take_turns({"one": lambda: 1, "other": lambda: 2})
 
