@@ -28,11 +28,14 @@ class Planned(msgspec.Struct):
 
 
 def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
-    """See `Measure`."""
-    times = measure_rates(folder, say, scale)
+    """See `Measure`.
+
+    Planning comes first: a process is born with the peak memory of the one that starts it.
+    """
     counted = plan_table(round(FEW * scale), "count", say)
     packed = plan_table(round(FEW * scale), "pack", say)
     many = plan_table(round(MANY * scale), "pack", say)
+    times = measure_rates(folder, say, scale)
     ratios = {
         "resume90_vs_0": counted.early_start_s / counted.late_start_s,
         "first_batch_s": max(counted.first_batch_s, packed.first_batch_s),
