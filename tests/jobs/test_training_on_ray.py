@@ -1,14 +1,12 @@
-"""`onetoken train --engine ray`, and torchrun: several processes train what one does, also after one died."""
+"""`onetoken train --engine ray`, and torchrun: several processes train what one does."""
 
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from small_job import NUM_STEPS, SmallJob, run_onetoken, write_yaml
@@ -48,50 +46,6 @@ def test_two_workers_train_as_one_process_and_one_goes_on(small_job: SmallJob, t
     assert again.status == 0, again.err
     assert (out / f"step-{NUM_STEPS:06d}").is_dir()
     assert losses_of(out) == pytest.approx(alone, rel=1e-4)
-
-
-class Killer(threading.Thread):
-    """Kills one worker of this process's Ray, once a checkpoint is there."""
-
-    def __init__(self, out: Path) -> None:
-        super().__init__(daemon=True)
-        self._out, self.is_over, self.killed = out, threading.Event(), 0
-
-    def run(self) -> None:
-        while not self.is_over.wait(0.05):
-            if not any(self._out.glob("step-*")):
-                continue
-            workers = [process for process in psutil.Process().children(recursive=True) if _trains(process)]
-            if workers:
-                workers[-1].kill()
-                self.killed += 1
-                return
-
-
-def _trains(process: psutil.Process) -> bool:
-    try:
-        return "TrainWorker" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
-
-
-@pytest.mark.ray
-def test_a_killed_worker_is_replaced(small_job: SmallJob, tmp_path: Path) -> None:
-    """The run is long enough that a worker dies in the middle of it, and ends as an undisturbed one does."""
-    steps = 60
-    straight = write_config(small_job, tmp_path / "straight", steps=steps, save_every=5)
-    assert run_onetoken("train", straight).status == 0
-    out = tmp_path / "ray"
-    killer = Killer(out)
-    killer.start()
-    path = write_config(small_job, out, steps=steps, save_every=5)
-    outcome = run_onetoken("train", path, "--engine", "ray", "--workers", 2)
-    killer.is_over.set()
-    killer.join()
-    assert killer.killed == 1
-    assert outcome.status == 0, outcome.err
-    assert (out / f"step-{steps:06d}").is_dir()
-    assert losses_of(out) == pytest.approx(losses_of(tmp_path / "straight"), rel=1e-3)
 
 
 def test_torchrun_starts_two_processes(small_job: SmallJob, tmp_path: Path) -> None:
