@@ -12,6 +12,7 @@ from order_tables import ALL_MIX, EQUAL, RULES, TABLE, WEIGHTED, make_config
 
 from pipelines.stream.order import EpochPlan, Order, OrderConfig
 from pipelines.stream.walk import Position, Walk, deal
+from schemas.errors import ConfigError
 
 RANKS = (1, 2, 3, 4, 8)
 WORKERS = (0, 1, 2, 4)
@@ -134,3 +135,11 @@ def test_a_chain_of_cuts_with_changing_ranks_and_workers(run: Run) -> None:
         seen += run.steps(position, ranks, workers, wanted, is_fresh=True)
         position = run.positions[len(seen) - 1].after
     assert seen == run.whole
+
+
+def test_a_step_is_found_by_its_number(run: Run) -> None:
+    for number in (0, 1, run.num_steps - 1, run.num_steps, len(run.whole) - 1):
+        planned = run.shared.find(number)
+        assert (planned.position, freeze(planned.units)) == (run.positions[number], run.whole[number])
+    with pytest.raises(ConfigError, match=f"name one of its {len(run.whole)}"):
+        run.shared.find(len(run.whole))
