@@ -10,7 +10,7 @@ import typer
 
 from infra.storage import open_storage
 from jobs.console import Reporter, print_result
-from jobs.options import JsonOption
+from jobs.options import JsonOption, ReducerOption, read_reducer
 from jobs.totals import in_table
 from jobs.training_data import choose_spec, read_spec
 from schemas.errors import ConfigError, MismatchError
@@ -80,16 +80,18 @@ def evaluate_command(
     limit: LimitOption = None,
     answers: AnswersOption = None,
     encoder: EncoderOption = None,
+    reducer: ReducerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
     from pipelines.train.checkpoint import open_checkpoint
+    from pipelines.train.untrained import with_reducer
 
     if (benchmark is None) != (not questions):
         raise ConfigError("--benchmark and --questions go together")
     if benchmark is not None and corpus is not None:
         raise ConfigError("give either --corpus or --benchmark")
-    opened = open_checkpoint(checkpoint)
+    opened = with_reducer(open_checkpoint(checkpoint), read_reducer(reducer))
     with Reporter() as reporter:
         if benchmark is None:
             results = run_by_source(opened, corpus, reporter)

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from jobs.console import print_result
-from jobs.options import JsonOption
+from jobs.options import JsonOption, ReducerOption, read_reducer
 from schemas.errors import ConfigError, SampleError
 from schemas.record import MediumKind, Turn
+from schemas.reducer import ReducerConfig
 
 MAX_NEW_TOKENS = 128
 
@@ -38,11 +39,13 @@ def generate_command(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", min=1, max=4096)
     ] = MAX_NEW_TOKENS,
+    reducer: ReducerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
     kind, path = choose_medium(image, video)
-    text = answer_question(checkpoint, kind, path, question, encoder, max_new_tokens)
+    chosen = read_reducer(reducer)
+    text = answer_question(checkpoint, kind, path, question, encoder, max_new_tokens, chosen)
     print_result([text], as_json, {"question": question, "answer": text})
 
 
@@ -63,7 +66,13 @@ def choose_medium(image: Path | None, video: Path | None) -> tuple[MediumKind, P
 
 
 def answer_question(
-    checkpoint: Path, kind: MediumKind, path: Path, question: str, encoder: str | None, max_new_tokens: int
+    checkpoint: Path,
+    kind: MediumKind,
+    path: Path,
+    question: str,
+    encoder: str | None,
+    max_new_tokens: int,
+    reducer: ReducerConfig | None = None,
 ) -> str:
     """Encode the medium as the checkpoint's features were, and let the model answer.
 
@@ -74,25 +83,24 @@ def answer_question(
     """
     from operators.batch import TrainingExample
     from pipelines.featurize.single import MediumEncoder
-    from pipelines.stream.selection import select_features
+    from pipelines.stream.single_medium import look_at
     from pipelines.train.answer import answer
     from pipelines.train.assembly import restore
     from pipelines.train.checkpoint import open_checkpoint
     from pipelines.train.precision import choose_device
+    from pipelines.train.untrained import with_reducer
 
     if not question.strip():
         raise ConfigError("the question is empty; ask something")
-    opened = open_checkpoint(checkpoint)
+    opened = with_reducer(open_checkpoint(checkpoint), reducer)
     identity, run = opened.state.identity, opened.config.run
     assembly = restore(opened, to_train=False)
     assembly.model.to(choose_device(run))
     medium_encoder = MediumEncoder(identity.spec, encoder or identity.encoder)
     try:
-        encoded = medium_encoder.encode(path.read_bytes(), kind)
+        features = look_at(medium_encoder, path.read_bytes(), kind, opened.config)
     except SampleError as error:
         raise SampleError(error.code, f"{path}: {error.message}") from error
-    data = opened.config.data
-    features = select_features(encoded, data.views, data.frames)
     turn = Turn("human", f"{kind.placeholder}\n{question}")
     example = TrainingExample("question", str(path), (turn,), (features,))
     return answer(assembly, [example], max_new_tokens, run)[0]

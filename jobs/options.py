@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+import yaml
 from pydantic import BaseModel
 
 from infra.event_log import event_log
 from pipelines.engine import Engine, Observer, SerialEngine, observe_all, observe_nothing
-from schemas.configuration import parse_yaml
+from schemas.configuration import build, parse_yaml
 from schemas.errors import ConfigError
+from schemas.reducer import ReducerConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,6 +72,15 @@ EventsOption = Annotated[
         "--events",
         metavar="FILE",
         help="Append what happens to a log, one JSON object a line.",
+        show_default=False,
+    ),
+]
+ReducerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reducer",
+        metavar="NAME",
+        help="Reduce tokens without training: prumerge, or '{name: average, tokens: 64}'.",
         show_default=False,
     ),
 ]
@@ -131,3 +142,18 @@ def read_configuration(path: Path, model: type[Model]) -> Model:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
     return parse_yaml(text, model, str(path))
+
+
+def read_reducer(text: str | None) -> ReducerConfig | None:
+    """A reducer by its name, or as a map of settings in YAML.
+
+    Raises:
+        ConfigError: when it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        value: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--reducer {text!r} is no YAML: {error}") from error
+    return build(value, ReducerConfig, "--reducer")

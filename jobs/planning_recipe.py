@@ -32,7 +32,7 @@ def plan_recipe(
     """
     from operators.costs.shapes import VICUNA_7B
     from pipelines.analyze.build_plan import TrainedModel, plan_build
-    from pipelines.analyze.cache_size import measure_reduced, measure_view_bytes
+    from pipelines.analyze.cache_size import measure_cached_view, measure_reduced, measure_view_bytes
     from pipelines.analyze.calibrate import calibrate
     from pipelines.analyze.corpus_counts import count_manifest, count_recipe
     from pipelines.commit import load_manifest
@@ -42,7 +42,7 @@ def plan_recipe(
     counts = count_manifest(manifest) if manifest else count_recipe(recipe)
     reporter.say("measuring this machine for a minute")
     speed = calibrate(recipe.views, with_encoder=not cluster.num_gpus)
-    view_bytes = measure_view_bytes(recipe.codec)
+    view_bytes = measure_cached_view(recipe)
     model = TrainedModel(llm=VICUNA_7B, text_tokens=120)
     clip_seconds = _count_clip_seconds(recipe, counts.videos.views)
     plan = plan_build(counts, view_bytes, clip_seconds, speed, cluster, model, passes)
@@ -50,7 +50,7 @@ def plan_recipe(
     reduced = list(measure_reduced(recipe.codec))
     lines = [
         *_count_lines(plan),
-        *_size_lines(plan, sizes, reduced),
+        *_size_lines(recipe, plan, sizes, reduced),
         *_work_lines(plan, cluster),
         *_verdict_lines(plan),
     ]
@@ -86,7 +86,9 @@ def _count_lines(plan: "BuildPlan") -> Iterator[str]:
     yield f"  {counts.shards:,} shards, {counts.media_bytes / TERA:.3f} TB of media"
 
 
-def _size_lines(plan: "BuildPlan", sizes: dict[str, int], reduced: "list[ReducedSize]") -> Iterator[str]:
+def _size_lines(
+    recipe: Recipe, plan: "BuildPlan", sizes: dict[str, int], reduced: "list[ReducedSize]"
+) -> Iterator[str]:
     views, naive = plan.counts.views, plan.counts.naive_views
     rows = [
         (name, f"{size:,}", f"{views * size / TERA:.3f}", f"{naive * size / TERA:.3f}")
@@ -103,6 +105,11 @@ def _size_lines(plan: "BuildPlan", sizes: dict[str, int], reduced: "list[Reduced
         for one in reduced
     ]
     yield from in_table(("reduced cache", "tokens a view", "of the full one", "TB"), cells)
+    if recipe.reducer:
+        yield (
+            f"this recipe reduces by {recipe.reducer.name}: at most {plan.view_bytes:,} bytes a view, "
+            f"{views * plan.view_bytes / TERA:.3f} TB"
+        )
 
 
 def _work_lines(plan: "BuildPlan", cluster: ClusterSpec) -> Iterator[str]:

@@ -16,7 +16,7 @@ from jobs.training_data import (
     count_left_out,
     count_tokens,
     hold_out,
-    open_live_reader,
+    open_reader,
     open_stream,
     open_training_data,
 )
@@ -181,9 +181,9 @@ def _train_together(
         say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, data.spec.encoder.width)
     lengths = count_tokens(data, assembly.prompter, SerialEngine(), reporter, processes)
-    live = open_live_reader(config, data)
+    reader = open_reader(config, data)
     stream = open_stream(
-        config, data, lengths, rank=processes.rank, world_size=processes.world_size, reader=live
+        config, data, lengths, rank=processes.rank, world_size=processes.world_size, reader=reader
     )
     if stream.catalog.left_out:
         say(f"some examples are left out for what they say: {in_counts(stream.catalog.left_out)}")
@@ -195,7 +195,7 @@ def _train_together(
         identity=identity,
         num_steps=num_steps,
         processes=processes,
-        held_out=hold_out(config, data, lengths, processes, group, live),
+        held_out=hold_out(config, data, lengths, processes, group, reader),
         shall_stop=shall_stop,
     )
     processes.wait()

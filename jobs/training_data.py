@@ -93,12 +93,37 @@ def read_spec(storage: Storage, manifest: Manifest, digest: str) -> FeatureSpec:
 
 
 def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
-    """What a frame takes in the language model's sequence: all patches in stage 1, then C*C."""
-    return spec.encoder.num_patches if config.stage == 1 else config.model.grid**2
+    """What a frame takes in the language model's sequence; at most, where it depends on the picture."""
+    from operators.reducers import bound_frame_tokens
+    from operators.views import VIEWS_PER_PICTURE
+
+    reducer, stored = config.model.reducer, spec.encoder.num_patches
+    if spec.reducer != "none":
+        stored = bound_frame_tokens(spec.reducer, stored)
+    if reducer.name == "query" and config.stage == 2:
+        return config.model.grid**2
+    if reducer.is_trained:
+        return stored if config.stage == 1 else reducer.num_tokens
+    views = VIEWS_PER_PICTURE[spec.image_views] if config.data.views == "all" else 1
+    return views * (stored if reducer.name == "all" else bound_frame_tokens(reducer, stored))
 
 
-def open_live_reader(config: TrainConfig, data: TrainingData) -> "FeatureReader | None":
-    """What takes the place of the cache where a configuration asks for it."""
+def open_reader(config: TrainConfig, data: TrainingData) -> "FeatureReader | None":
+    """What takes the place of the cache where a configuration asks for it: the encoder, or a reducer.
+
+    Raises:
+        ConfigError: the model would reduce what is reduced already.
+    """
+    reducer, stored = config.model.reducer, data.spec.reducer
+    if stored != "none" and config.stage == 2 and reducer.name != "all":
+        raise ConfigError(
+            f"the features {data.digest} hold the tokens that {stored.name} left, and no patches; write "
+            "`model: {reducer: all}`, or name a `spec` of all patches"
+        )
+    if reducer.needs_focus:
+        from pipelines.stream.reducing import ReducingReader
+
+        return ReducingReader(data.storage, data.manifest, data.digest, reducer)
     if config.live is None:
         return None
     from pipelines.stream.fresh import open_fresh_reader

@@ -34,6 +34,22 @@ class MediumFeatures:
     """
 
     patches: Float[Tensor, "frames views patches width"]
+    class_rows: Float[Tensor, "frames views width"] | None = None
+    """Of the views, for reducers that ask what the class token looks at."""
+    counts: tuple[int, ...] | None = None
+    """Tokens of each frame, where they were reduced: one view of so many, zeros behind them. None: all."""
+
+    def check_whole(self) -> None:
+        """Refuse what was reduced already.
+
+        Raises:
+            MismatchError: it was.
+        """
+        if self.counts is not None:
+            raise MismatchError(
+                "these features were reduced before they were stored, and cannot be reduced again; use a "
+                "cache of all patches, or leave the reducer out"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +70,8 @@ class ModelBatch:
     `token_ids` holds one `MEDIUM_TOKEN` per medium. `fuse_mask` marks the instruction tokens (system prompt
     and human turns). `labels` holds the token's own id where it is learned: the model shifts. `frames` is
     None when no example has a medium; views are the same in number throughout a batch. Features that are
-    still encoded stand in `stored` instead: `to` decodes them where it moves the batch.
+    still encoded stand in `stored` instead: `to` decodes them where it moves the batch. Where features were
+    reduced, `frame_tokens` says how many tokens each frame has; what stands behind them is never read.
 
     Raises:
         MismatchError: two parts of the batch disagree.
@@ -69,6 +86,7 @@ class ModelBatch:
     media_per_example: tuple[int, ...]
     example_ids: tuple[str, ...]
     stored: StoredFeatures | None = None
+    frame_tokens: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -131,6 +149,19 @@ class ModelBatch:
         if sum(self.frames_per_medium) != num_frames:
             raise MismatchError(
                 f"media hold {sum(self.frames_per_medium)} frames, but the batch has features of {num_frames}"
+            )
+        self._check_frame_tokens(num_frames)
+
+    def _check_frame_tokens(self, num_frames: int) -> None:
+        if self.frame_tokens is None:
+            return
+        if len(self.frame_tokens) != num_frames:
+            raise MismatchError(f"{num_frames} frames come with {len(self.frame_tokens)} counts of tokens")
+        shape = None if self.frames is None else self.frames.shape
+        if shape and (shape[1] != 1 or max(self.frame_tokens) > shape[2]):
+            raise MismatchError(
+                f"reduced frames are {tuple(shape)} and hold up to {max(self.frame_tokens)} tokens; give one "
+                "view as long as the longest"
             )
 
     def _check_masks(self) -> None:

@@ -11,11 +11,11 @@ multiplied alone, would take another kernel and end in other bits.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from jaxtyping import Float
-from torch import Tensor, float32, matmul
+from torch import Tensor, device, float32, matmul
 from torch.nn import functional
 
 TENSOR_NAMES: Final = ("key.bias", "key.weight", "norm.bias", "norm.weight", "query.bias", "query.weight")
@@ -29,6 +29,10 @@ class AttentionWeights:
     """By `TENSOR_NAMES`."""
     num_heads: int
     norm_epsilon: float
+
+    def to(self, device: device) -> "AttentionWeights":
+        """The same on a device."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

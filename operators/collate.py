@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from operators.batch import IGNORED_LABEL, ModelBatch, TrainingExample
@@ -75,18 +76,28 @@ def _collate(examples: Sequence[TrainingExample], prompts: Sequence[Prompt], kee
     stored = [medium for medium in media if isinstance(medium, StoredFeatures)]
     is_stored = keep_stored and bool(stored) and len(stored) == len(media)
     patches = [] if is_stored else [medium.patches for medium in media]
+    counts = [medium.counts for medium in media]
     num_frames = [medium.num_frames for medium in stored] if is_stored else [one.shape[0] for one in patches]
     return ModelBatch(
         token_ids=_pad([prompt.token_ids for prompt in prompts], _PADDING_ID),
         labels=_pad([prompt.labels for prompt in prompts], IGNORED_LABEL),
         attention_mask=torch.arange(int(lengths.max()))[None, :] < lengths[:, None],
         fuse_mask=_pad([prompt.fuse_mask for prompt in prompts], 0).bool(),
-        frames=_concatenate_frames(patches) if patches else None,
+        frames=_concatenate_frames(patches, counts[0] is not None) if patches else None,
         frames_per_medium=tuple(num_frames),
         media_per_example=tuple(len(example.media) for example in examples),
         example_ids=tuple(example.example_id for example in examples),
         stored=join_stored(stored) if is_stored else None,
+        frame_tokens=_join_counts(counts),
     )
+
+
+def _join_counts(counts: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """Tokens of each frame of reduced media; None where none is reduced."""
+    reduced = [own for own in counts if own is not None]
+    if len(reduced) not in (0, len(counts)):
+        raise MismatchError("a batch holds media that were reduced and others that were not")
+    return tuple(count for own in reduced for count in own) if reduced else None
 
 
 def _pad(rows: Sequence[Sequence[int]], filler: int) -> Int64[Tensor, "batch length"]:
@@ -95,8 +106,12 @@ def _pad(rows: Sequence[Sequence[int]], filler: int) -> Int64[Tensor, "batch len
 
 
 def _concatenate_frames(
-    patches: Sequence[Float[Tensor, "_ views patches width"]],
+    patches: Sequence[Float[Tensor, "_ views _ width"]], is_reduced: bool
 ) -> Float[Tensor, "frames views patches width"]:
+    """Of reduced media, the shorter ones are filled up; others are of one shape."""
+    if is_reduced:
+        longest = max(medium.shape[2] for medium in patches)
+        return torch.cat([functional.pad(one, (0, 0, 0, longest - one.shape[2])) for one in patches])
     shapes = sorted({tuple(medium.shape[1:]) for medium in patches})
     if len(shapes) != 1:
         raise MismatchError(

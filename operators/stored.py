@@ -2,6 +2,9 @@
 
 Int8 features take half of fp16 on their way from disk to a GPU, and are dequantized there. Decoding is left
 to `decode`; `patches` decodes on the CPU for those who only look.
+
+Views that were reduced before they were stored have any number of tokens. Those of a frame then stand one
+behind the other as one view, zeros behind them up to the longest frame, and `counts` says where they end.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float16
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from operators.codec import CPU, Buffer, Codec, decode_views
-from schemas.errors import MismatchError
+from operators.codec import CPU, Buffer, Codec, RaggedCodec, count_tokens, decode_views
+from schemas.errors import CorruptError, MismatchError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,14 +48,41 @@ class StoredFeatures:
         """Decoded on the CPU."""
         return self.decode(CPU)
 
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """Tokens of each frame, where views were reduced; None: all patches of all views.
+
+        Raises:
+            CorruptError: when a view is no reduced one.
+        """
+        if not isinstance(self.codec, RaggedCodec):
+            return None
+        return tuple(sum(frame) for frame in self._counts_by_view())
+
     def decode(self, device: torch.device) -> Float16[Tensor, "frames views patches width"]:
         """Decoded on a device.
 
         Raises:
             CorruptError: when the bytes of a view are no view of this shape.
         """
+        if isinstance(self.codec, RaggedCodec):
+            return self._decode_reduced(device)
         views = decode_views(self.codec, self.payloads, self.num_patches, self.width, device)
         return views.view(self.num_frames, self.views_per_frame, self.num_patches, self.width)
+
+    def _counts_by_view(self) -> list[list[int]]:
+        counts = [count_tokens(payload) for payload in self.payloads]
+        starts = range(0, len(counts), self.views_per_frame)
+        return [counts[start : start + self.views_per_frame] for start in starts]
+
+    def _decode_reduced(self, device: torch.device) -> Float16[Tensor, "frames 1 longest width"]:
+        by_view = self._counts_by_view()
+        most = max(count for frame in by_view for count in frame)
+        if most > self.num_patches:
+            raise CorruptError(f"a reduced view says that it has {most} tokens of {self.num_patches} patches")
+        views = iter(decode_views(self.codec, self.payloads, most, self.width, device))
+        frames = [torch.cat([next(views)[:count] for count in frame]) for frame in by_view]
+        return pad_sequence(frames, batch_first=True)[:, None]
 
 
 def _rebuild(payloads: tuple[bytes, ...], shape: tuple[int, int, int, int], codec: Codec) -> StoredFeatures:

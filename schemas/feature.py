@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from schemas.configuration import StrictModel
 from schemas.digest import SHORT, digest_of
+from schemas.reducer import ReducerConfig
 
 FEATURE_SPEC_VERSION: Final = 1
 
@@ -102,7 +103,8 @@ class FeatureSpec(StrictModel):
     image_views: Literal["global", "hd4"]
     aspect: Literal["pad", "center", "squash", "published"]
     video: VideoRules
-    reducer: Literal["none"] = "none"
+    reducer: Literal["none"] | ReducerConfig = "none"
+    """What was made of the patches before they were stored."""
     codec: CodecIdentity
 
     def list_values(self) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 from schemas.configuration import StrictModel
 from schemas.digest import digest_of
 from schemas.fidelity import FidelityFloor
+from schemas.reducer import ReducerConfig
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
@@ -180,6 +181,8 @@ class Recipe(StrictModel):
     views: ViewsConfig = ViewsConfig()
     encoder: EncoderConfig = EncoderConfig()
     codec: Annotated[CodecConfig, BeforeValidator(_name_codec)] = CodecConfig()
+    reducer: ReducerConfig | None = None
+    """Keep fewer tokens of a view than its patches (prumerge, average, ...), and those alone."""
     shards: ShardLimits = ShardLimits()
     audit: FidelityFloor | None = None
     """Where it is given, featurize ends with an audit, and fails where the features fall below."""
@@ -190,6 +193,17 @@ class Recipe(StrictModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names must differ; twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _reducer_stands_alone(self) -> "Recipe":
+        if self.reducer and (self.reducer.is_trained or self.reducer.name == "all"):
+            raise ValueError(
+                f"reducer: {self.reducer.name} is part of a model, not of a cache; name one without weights "
+                "(average, sequential, spatial, tome, prumerge, prumerge_plus), or leave `reducer` out"
+            )
+        if self.reducer and self.audit:
+            raise ValueError("an audit compares patches, and a reduced cache holds none; leave `audit` out")
         return self
 
     @property

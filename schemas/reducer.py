@@ -97,6 +97,11 @@ class ReducerConfig(StrictModel):
         return self.layers or _LAYERS[self.name]
 
     @property
+    def needs_focus(self) -> bool:
+        """Whether it asks for keys or class attention: then it works where class rows are read."""
+        return self.name in ("tome", "prumerge", "prumerge_plus")
+
+    @property
     def is_trained(self) -> bool:
         """Whether it has weights of its own."""
         return self.name in TRAINED

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from schemas.configuration import StrictModel
 from schemas.digest import digest_of
 from schemas.recipe import ByteSize
+from schemas.reducer import ReducerConfig
 from schemas.stream import HOW, DataConfig
 
 Count = Annotated[int, Field(gt=0)]
@@ -67,6 +68,9 @@ class ModelConfig(StrictModel):
     """How a conversation is written in stage 2: the tokenizer's own chat template, or Vicuna's."""
     grid: Annotated[int, Field(gt=0, le=24)] = 1
     """C: a frame becomes C*C tokens (stage 2)."""
+    reducer: ReducerConfig = ReducerConfig()
+    """What a frame's patches become (stage 2): `query` is LLaVA-Mini, `all` with `prefusion: {layers: 0}`
+    LLaVA-1.5. In stage 1 `query` means all patches. Of a reduced cache: all."""
     prefusion: PrefusionConfig = PrefusionConfig()
     positions: Literal["published", "native"] = "published"
     """published: the patches' positions are the C*C grid's, resized; native: those of the 24x24 patches."""
@@ -230,6 +234,24 @@ class TrainConfig(StrictModel):
             raise ValueError("stage 1 trains the projector alone; model.lora goes with stage 2")
         if self.model.lora is not None and self.optimizer.weights == "bfloat16":
             raise ValueError("model.lora: few weights train, in float32; leave optimizer.weights out")
+        return self
+
+    @model_validator(mode="after")
+    def _reducer_fits(self) -> "TrainConfig":
+        reducer = self.model.reducer
+        if self.stage == 1 and reducer.is_trained and reducer.name != "query":
+            raise ValueError(
+                f"stage 1 trains the projector alone; `model.reducer: {reducer.name}` is for stage 2"
+            )
+        if reducer.needs_focus and self.live is not None:
+            raise ValueError(
+                f"`model.reducer: {reducer.name}` reads class rows from the cache; leave `live` out"
+            )
+        if reducer.needs_focus and self.data.workers:
+            raise ValueError(
+                f"`model.reducer: {reducer.name}` works while features are read, by threads; leave "
+                "`data.workers` out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,8 +12,9 @@ from operators.codec.compact import COMPACT_KIND
 from operators.codec.fp16 import FP16_KIND
 from operators.codec.int8 import INT8_KIND
 from operators.codec.interface import Buffer, Codec, CodecKind
+from operators.codec.ragged import RaggedCodec, count_tokens
 from schemas.errors import MismatchError
-from schemas.feature import ChannelStatistics, CodecIdentity
+from schemas.feature import ChannelStatistics, CodecIdentity, FeatureSpec
 
 CODECS: Final[dict[str, CodecKind]] = {"compact": COMPACT_KIND, "fp16": FP16_KIND, "int8": INT8_KIND}
 CPU: Final = torch.device("cpu")
@@ -78,6 +79,16 @@ def open_codec(identity: CodecIdentity) -> Codec:
     return kind.open(identity)
 
 
+def open_view_codec(spec: FeatureSpec) -> Codec:
+    """What reads and writes the views of a spec: its codec, with counts of tokens where views are reduced.
+
+    Raises:
+        MismatchError: when this version of the program does not know the codec.
+    """
+    codec = open_codec(spec.codec)
+    return codec if spec.reducer == "none" else RaggedCodec(codec)
+
+
 def decode_views(
     codec: Codec,
     payloads: Sequence[Buffer],
@@ -102,8 +113,11 @@ __all__ = [
     "Buffer",
     "Codec",
     "CodecKind",
+    "RaggedCodec",
+    "count_tokens",
     "decode_views",
     "find_kind",
     "identify_codec",
     "open_codec",
+    "open_view_codec",
 ]

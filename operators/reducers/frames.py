@@ -52,7 +52,7 @@ def reduce_frames(
     reduced: list[Tensor] = []
     for number, frame in enumerate(frames):
         rows = class_rows[number] if class_rows is not None else None
-        reduced.append(torch.cat(_reduce_views(reducer, frame, rows, weights)))
+        reduced.append(torch.cat(reduce_views(reducer, frame, rows, weights)))
     return pad_frames(reduced)
 
 
@@ -63,12 +63,13 @@ def pad_frames(frames: Sequence[Float[Tensor, "_ width"]]) -> ReducedFrames:
     )
 
 
-def _reduce_views(
+def reduce_views(
     reducer: Reducer,
     views: Float[Tensor, "views patches width"],
     class_rows: Float[Tensor, "views width"] | None,
     weights: AttentionWeights | None,
 ) -> list[Tensor]:
+    """The tokens of each view; see `reduce_frames`."""
     reduced: list[Tensor] = []
     for number, patches in enumerate(views):
         focus = None

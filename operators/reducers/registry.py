@@ -32,6 +32,15 @@ def build_reducer(config: ReducerConfig) -> Reducer:
     return _BUILDERS[config.name](config)
 
 
+def bound_frame_tokens(config: ReducerConfig, num_patches: int) -> int:
+    """The most tokens that a reducer without weights leaves of a view.
+
+    Raises:
+        ConfigError: it has weights, or cannot reduce such a view.
+    """
+    return build_reducer(config).bound_tokens(num_patches).most
+
+
 def build_trained_reducer(
     config: ReducerConfig, width: int, num_heads: int, *, grid: int = 1, positions: PositionMode = "published"
 ) -> nn.Module:

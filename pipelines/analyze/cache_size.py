@@ -12,9 +12,9 @@ from typing import Final
 import torch
 
 from operators.codec import identify_codec, open_codec
-from operators.reducers import build_reducer
+from operators.reducers import bound_frame_tokens, build_reducer
 from pipelines.featurize.statistics import measure_statistics
-from schemas.recipe import CodecConfig
+from schemas.recipe import CodecConfig, Recipe
 from schemas.reducer import ReducerConfig, ReducerName
 
 PATCHES: Final = 576
@@ -60,6 +60,16 @@ def measure_view_bytes(codec: CodecConfig, tokens: int = PATCHES, width: int = W
     opened = open_codec(identify_codec(codec.name, codec.step, statistics))
     (payload,) = opened.encode(drawn)
     return len(payload) + BYTES_PER_HALF * width
+
+
+def measure_cached_view(recipe: Recipe) -> int:
+    """What a view of a recipe takes in its cache; at most, where a reducer's tokens depend on the picture.
+
+    Raises:
+        MismatchError: there is no such codec.
+    """
+    tokens = PATCHES if recipe.reducer is None else bound_frame_tokens(recipe.reducer, PATCHES)
+    return measure_view_bytes(recipe.codec, tokens)
 
 
 def measure_reduced(codec: CodecConfig, patches: int = PATCHES, width: int = WIDTH) -> Iterator[ReducedSize]:

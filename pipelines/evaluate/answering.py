@@ -14,7 +14,7 @@ from operators.batch import MediumFeatures, TrainingExample
 from operators.scoring import Question
 from pipelines.engine import Progress, no_progress
 from pipelines.featurize.single import MediumEncoder
-from pipelines.stream.selection import select_features
+from pipelines.stream.single_medium import look_at
 from pipelines.train.answer import answer
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import Checkpoint
@@ -104,26 +104,26 @@ def _make_examples(
     checkpoint: Checkpoint, eyes: MediumEncoder, questions: Sequence[Question], pictures: Path | None
 ) -> list[TrainingExample]:
     """Each with its picture; those of one picture share it."""
-    data = checkpoint.config.data
     seen: dict[str, MediumFeatures] = {}
     examples: list[TrainingExample] = []
     for question in questions:
         key = _picture_key(question)
         if key and key not in seen:
-            encoded = _encode(eyes, question, pictures)
-            seen[key] = select_features(encoded, data.views, data.frames)
+            seen[key] = _look_at(checkpoint, eyes, question, pictures)
         media = (seen[key],) if key else ()
         asked = f"{MediumKind.IMAGE.placeholder}\n{question.prompt}" if key else question.prompt
         examples.append(TrainingExample(question.question_id, "benchmark", (Turn("human", asked),), media))
     return examples
 
 
-def _encode(eyes: MediumEncoder, question: Question, pictures: Path | None) -> MediumFeatures:
+def _look_at(
+    checkpoint: Checkpoint, eyes: MediumEncoder, question: Question, pictures: Path | None
+) -> MediumFeatures:
     data = question.image_bytes
     if data is None:
         data = ((pictures or Path()) / (question.image or "")).read_bytes()
     try:
-        return eyes.encode(data, MediumKind.IMAGE)
+        return look_at(eyes, data, MediumKind.IMAGE, checkpoint.config)
     except SampleError as error:
         where = question.image or f"the picture of question {question.question_id}"
         raise SampleError(error.code, f"{where}: {error.message}") from error

@@ -4,30 +4,46 @@ The features pass through the codec and back, so an answer does not depend on wh
 or from the encoder. They are bit-equal where the batch size is the cache's, else equal to rounding.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from operators.batch import MediumFeatures
-from operators.codec import decode_views, open_codec
+from operators.codec import CPU, open_view_codec
 from operators.preprocess import normalize_views
+from operators.reducers import build_reducer
+from operators.reducers.medium import MediumReducer
 from operators.render import RenderedMedium
+from operators.stored import StoredFeatures
 from pipelines.decode.isolated import IsolatedDecoder
+from pipelines.featurize.reduced import encode_views, make_reducer, open_reducer
 from pipelines.featurize.spec import (
     check_same_spec,
     codec_config,
     describe_spec,
     open_encoder,
+    reducer_config,
     render_policy,
     settings_of,
 )
 from pipelines.featurize.write import one_thread
+from schemas.errors import ConfigError, WorkError
 from schemas.feature import FeatureSpec
 from schemas.record import MediumKind
+from schemas.reducer import ReducerConfig
 
 BATCH_SIZE = 5
 """One picture in high resolution."""
+
+Choose = Callable[[MediumFeatures], MediumFeatures]
+
+
+def keep_all(features: MediumFeatures) -> MediumFeatures:
+    """All views of a medium."""
+    return features
 
 
 class MediumEncoder:
@@ -42,12 +58,15 @@ class MediumEncoder:
         """
         views, config = settings_of(spec, model)
         opened = open_encoder(config)
-        check_same_spec(describe_spec(views, config, codec_config(spec), opened, spec.codec.statistics), spec)
+        codec, statistics, reducer = codec_config(spec), spec.codec.statistics, reducer_config(spec)
+        check_same_spec(describe_spec(views, config, codec, opened, statistics, reducer), spec)
         self._encoder = opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         self._policy = render_policy(views, opened)
         self._decoder = IsolatedDecoder(self._policy)
         self._batch_size = batch_size
-        self._spec = spec
+        self._codec = open_view_codec(spec)
+        held = open_reducer(spec, self._encoder)
+        self._reducer = held and MediumReducer(held.reducer, held.weights and held.weights.to(CPU))
 
     def render(self, data: bytes, kind: MediumKind) -> RenderedMedium:
         """The views of a medium, from its encoded bytes.
@@ -60,21 +79,69 @@ class MediumEncoder:
     def compute_patches(
         self, views: UInt8[np.ndarray, "views height width 3"]
     ) -> Float[Tensor, "views patches hidden"]:
-        """What the encoder gives for views, on the CPU; no codec has seen it."""
-        with one_thread():
-            pixels = torch.as_tensor(normalize_views(views, self._policy.processor))
-            return self._encoder.encode_fixed(pixels, self._batch_size).patches.cpu()
+        """What the encoder gives for views, on the CPU; no codec has seen it.
 
-    def encode(self, data: bytes, kind: MediumKind) -> MediumFeatures:
+        Raises:
+            ConfigError: the cache of the spec holds no patches, since it was reduced.
+        """
+        if self._reducer is not None:
+            raise ConfigError(
+                "these features were reduced before they were stored: they cannot be compared with patches "
+                "or computed while training; use a cache without `reducer`"
+            )
+        return self._compute(views)[0]
+
+    def encode(self, data: bytes, kind: MediumKind, choose: Choose = keep_all) -> MediumFeatures:
         """The features of a medium, from its encoded bytes, as the cache would give them.
+
+        Args:
+            data: its bytes.
+            kind: what it is.
+            choose: the views that are wanted of all.
 
         Raises:
             SampleError: when it does not decode, or its features are not finite.
             MismatchError: when the codec is unknown here.
         """
         rendered = self.render(data, kind)
-        patches = self.compute_patches(rendered.views)
-        codec = open_codec(self._spec.codec)
-        decoded = decode_views(codec, codec.encode(patches), patches.shape[1], patches.shape[2])
+        patches, class_rows = self._compute(rendered.views)
         grid = (rendered.num_frames, rendered.views_per_frame)
-        return MediumFeatures(decoded.view(*grid, *decoded.shape[1:]))
+        chosen = choose(MediumFeatures(patches.view(*grid, *patches.shape[1:]), class_rows.view(*grid, -1)))
+        rows = chosen.class_rows
+        stored = StoredFeatures(
+            payloads=tuple(
+                encode_views(
+                    self._codec,
+                    chosen.patches.flatten(0, 1),
+                    class_rows if rows is None else rows.flatten(0, 1),
+                    self._reducer,
+                )
+            ),
+            num_frames=chosen.patches.shape[0],
+            views_per_frame=chosen.patches.shape[1],
+            num_patches=patches.shape[1],
+            width=patches.shape[2],
+            codec=self._codec,
+        )
+        if self._reducer is not None:
+            return MediumFeatures(stored.patches, counts=stored.counts)
+        return MediumFeatures(stored.patches, rows)
+
+    def make_reducer(self, config: ReducerConfig) -> MediumReducer:
+        """A reducer for what `encode` gives.
+
+        Raises:
+            ConfigError: the named reducer has weights, or its encoder no next layer.
+        """
+        weights = make_reducer(config, self._encoder).weights
+        return MediumReducer(build_reducer(config), None if weights is None else weights.to(CPU))
+
+    def _compute(
+        self, views: UInt8[np.ndarray, "views height width 3"]
+    ) -> tuple[Float[Tensor, "views patches hidden"], Float[Tensor, "views hidden"]]:
+        with one_thread():
+            pixels = torch.as_tensor(normalize_views(views, self._policy.processor))
+            output = self._encoder.encode_fixed(pixels, self._batch_size)
+        if output.class_row is None:
+            raise WorkError("the encoder gave no class row")
+        return output.patches.cpu(), output.class_row.cpu()

@@ -28,6 +28,7 @@ from schemas.feature import (
     VideoRules,
 )
 from schemas.recipe import CodecConfig, EncoderConfig, VideoViews, ViewsConfig
+from schemas.reducer import ReducerConfig
 
 DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -76,6 +77,7 @@ def describe_spec(
     codec: CodecConfig,
     opened: OpenedEncoder,
     statistics: ChannelStatistics | None = None,
+    reducer: ReducerConfig | None = None,
 ) -> FeatureSpec:
     """Everything that decides the bytes of a feature, on this machine; statistics for codecs that need them.
 
@@ -106,6 +108,7 @@ def describe_spec(
             backend=video.backend,
             decoder=_describe_backend(video.backend),
         ),
+        reducer=reducer or "none",
         codec=describe_codec(codec, statistics),
     )
 
@@ -126,6 +129,11 @@ def settings_of(spec: FeatureSpec, model: str) -> tuple[ViewsConfig, EncoderConf
 def codec_config(spec: FeatureSpec) -> CodecConfig:
     """The setting of the codec that a spec was made with."""
     return CodecConfig(name=spec.codec.name, step=spec.codec.step)
+
+
+def reducer_config(spec: FeatureSpec) -> ReducerConfig | None:
+    """The reducer that a spec was made with."""
+    return None if spec.reducer == "none" else spec.reducer
 
 
 def check_same_spec(found: FeatureSpec, expected: FeatureSpec) -> None:

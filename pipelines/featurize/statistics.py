@@ -85,7 +85,7 @@ def settle_spec(
         MismatchError: when `reuse` holds no features of this spec.
         WorkError: when no view of the corpus can be encoded.
     """
-    plain = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened)
+    plain = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened, reducer=recipe.reducer)
     wanted = find_spec(reuse, plain) if reuse else None
     if not find_kind(plain.codec.name).needs_statistics:
         return plain

@@ -26,14 +26,16 @@ import torch
 from infra.space import temporary_file
 from infra.storage import Storage
 from infra.tar import pack_index, write_shard
-from operators.codec import Codec, open_codec
+from operators.codec import Codec, open_view_codec
 from operators.feature_file import MediumShape, pack_features
+from operators.reducers.medium import MediumReducer
 from operators.video import VideoReport
 from pipelines.commit import FIRST_WINS, commit, find_commit, put_file, put_object
 from pipelines.decode.isolated import IsolatedDecoder
 from pipelines.decode.pool import DecoderPool
 from pipelines.featurize.batches import EncodedItem
 from pipelines.featurize.encoding import ItemEncoder, RenderedItem, Stopwatch
+from pipelines.featurize.reduced import encode_views, open_reducer
 from pipelines.featurize.reuse import Donor, PackedItem, StoredFeatures, count_clips, describe_item
 from pipelines.featurize.samples import SampleShard
 from pipelines.featurize.spec import check_same_spec, describe_spec, open_encoder, render_policy
@@ -74,16 +76,19 @@ class EncodeWorker:
         recipe = self.recipe
         opened = open_encoder(recipe.encoder)
         statistics = self.spec.codec.statistics
-        found = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened, statistics)
+        found = describe_spec(recipe.views, recipe.encoder, recipe.codec, opened, statistics, recipe.reducer)
         check_same_spec(found, self.spec)
         opened.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         make_decoder = partial(IsolatedDecoder, render_policy(recipe.views, opened))
         pool = DecoderPool(make_decoder, self.num_decoders)
         items = ItemEncoder(opened.encoder, opened.processor, pool, recipe.encoder.batch_size)
         reader = LeafReader(self.storage, self.tables)
-        codec = open_codec(self.spec.codec)
+        codec = open_view_codec(self.spec)
+        reducer = open_reducer(self.spec, opened.encoder)
         stored = [StoredFeatures(donor, self.spec) for donor in self.donors]
-        return _ShardEncoder(self.storage, recipe, self.spec, reader, items, codec, stored).encode_unit
+        return _ShardEncoder(
+            self.storage, recipe, self.spec, reader, items, codec, stored, reducer
+        ).encode_unit
 
     def divide(self, unit: FeatureUnit) -> Sequence[FeatureUnit]:
         """See `Divisible.divide`."""
@@ -104,6 +109,7 @@ class _ShardEncoder:
     items: ItemEncoder
     codec: Codec
     stored: Sequence[StoredFeatures]
+    reducer: MediumReducer | None
 
     def encode_unit(self, unit: FeatureUnit) -> LeafDone:
         """Encode a leaf; or try one item of it, for which the record is empty and stands nowhere."""
@@ -203,7 +209,7 @@ class _ShardEncoder:
         if not bool(torch.isfinite(class_rows).all()):
             raise SampleError(RejectCode.NOT_FINITE, "the class row of a view is not finite, or beyond fp16")
         return pack_features(
-            self.codec.encode(item.patches),
+            encode_views(self.codec, item.patches, item.class_rows, self.reducer),
             class_rows,
             media=[MediumShape(medium.num_frames, medium.views_per_frame) for medium in item.owner.media],
             codec=self.spec.codec.name,

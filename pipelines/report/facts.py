@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from infra.storage import Storage
-from pipelines.commit import parse_stored
+from pipelines.commit import parse_stored, read_object
 from schemas.corpus import FeatureSet, Manifest
 from schemas.errors import CorruptError
+from schemas.feature import FeatureSpec
 from schemas.fidelity import AuditRecord
 
 
@@ -43,6 +44,10 @@ class Cache:
     num_bytes: int
     num_index_bytes: int
     audits: tuple[AuditRecord, ...]
+    reducer: str | None = None
+    """What left fewer tokens than patches."""
+    percent_of_full: float | None = None
+    """Size against the cache of the same spec without the reducer, where the corpus has one."""
 
     @property
     def percent_of_fp16(self) -> float | None:
@@ -88,16 +93,26 @@ def list_caches(storage: Storage, manifest: Manifest) -> list[Cache]:
         CorruptError: when an audit is not as it was written.
     """
     newest_first = sorted(manifest.features.items(), key=lambda pair: -pair[1].ordinal)
-    return [
-        Cache(
-            spec,
-            features,
-            sum(shard.tar.num_bytes for shard in features.shards),
-            sum(shard.index.num_bytes for shard in features.shards),
-            _read_audits(storage, spec),
+    sizes = {
+        digest: sum(shard.tar.num_bytes for shard in features.shards) for digest, features in newest_first
+    }
+    caches: list[Cache] = []
+    for digest, features in newest_first:
+        spec = parse_stored(read_object(storage, features.spec), FeatureSpec, features.spec.path)
+        full = sizes.get(spec.model_copy(update={"reducer": "none"}).short_digest)
+        is_reduced = spec.reducer != "none"
+        caches.append(
+            Cache(
+                digest,
+                features,
+                sizes[digest],
+                sum(shard.index.num_bytes for shard in features.shards),
+                _read_audits(storage, digest),
+                reducer=spec.reducer.name if spec.reducer != "none" else None,
+                percent_of_full=100 * sizes[digest] / full if full and is_reduced else None,
+            )
         )
-        for spec, features in newest_first
-    ]
+    return caches
 
 
 def _read_audits(storage: Storage, spec: str) -> tuple[AuditRecord, ...]:

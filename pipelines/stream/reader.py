@@ -18,7 +18,7 @@ from torch import Tensor
 
 from infra.storage import Storage
 from operators.batch import MediumFeatures
-from operators.codec import CPU, decode_views, open_codec
+from operators.codec import CPU, decode_views, open_view_codec
 from operators.feature_file import (
     PREFIX_BYTES,
     FeatureHeader,
@@ -27,6 +27,7 @@ from operators.feature_file import (
     check_size,
     cut_views,
     measure_header,
+    open_section,
     read_header,
     view_range,
 )
@@ -78,7 +79,7 @@ class FeatureReader:
         self._rooms = UsedRooms()
         self._indexes = ShardIndexes(storage, features.shards, spec)
         self.spec = _read_spec(storage, features, spec)
-        self.codec = open_codec(self.spec.codec)
+        self.codec = open_view_codec(self.spec)
 
     def read_item(
         self,
@@ -91,7 +92,7 @@ class FeatureReader:
         """The features of an item's media, decoded; see `read_stored`."""
         name = self.find_shard(key) if shard is None else shard
         stored = self.read_stored(key, name, views=views, frames=frames)
-        return tuple(MediumFeatures(medium.patches) for medium in stored)
+        return tuple(MediumFeatures(medium.patches, counts=medium.counts) for medium in stored)
 
     def read_stored(
         self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
@@ -114,6 +115,13 @@ class FeatureReader:
             return self._retry(place.shard, lambda: self._read_whole(place))
         return self._retry(place.shard, lambda: self._read_chosen(place, views, frames))
 
+    def read_with_class_rows(
+        self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
+    ) -> tuple[MediumFeatures, ...]:
+        """The same, decoded, with the class row of each view; see `read_stored`."""
+        place = self._indexes.find(shard, key)
+        return self._retry(place.shard, lambda: self._read_with_class_rows(place, views, frames))
+
     def read_features(
         self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
     ) -> tuple[MediumFeatures | StoredFeatures, ...]:
@@ -132,7 +140,7 @@ class FeatureReader:
         place = self._indexes.find(shard, key)
         with named_item(shard, key):
             header, head = self._open(place)
-            sections = self._read_sections(place, header, places, head)
+            sections = self._read_sections(place, header, places, head, check_section)
             return decode_views(self.codec, sections, header.num_patches, header.width)
 
     def fetch(self, wanted: Iterable[tuple[str, str]], room: ItemRoom) -> list[memoryview]:
@@ -259,7 +267,28 @@ class FeatureReader:
             header, head = self._open(place)
             chosen = choose_views(header.media, views, frames)
             places = [number for medium in chosen for number in medium.views]
-            return self._hand_out(header, chosen, self._read_sections(place, header, places, head))
+            sections = self._read_sections(place, header, places, head, check_section)
+            return self._hand_out(header, chosen, sections)
+
+    def _read_with_class_rows(
+        self, place: Place, views: ViewChoice, frames: FramesConfig
+    ) -> tuple[MediumFeatures, ...]:
+        with named_item(place.shard.name, place.key):
+            header, head = self._open(place)
+            chosen = choose_views(header.media, views, frames)
+            places = [number for medium in chosen for number in medium.views]
+            sections = self._read_sections(place, header, places, head, open_section)
+            rows = iter([section.class_row for section in sections])
+            return tuple(
+                MediumFeatures(
+                    stored.patches,
+                    torch.stack([*islice(rows, len(stored.payloads))]).view(
+                        stored.num_frames, stored.views_per_frame, stored.width
+                    ),
+                    stored.counts,
+                )
+                for stored in self._hand_out(header, chosen, [section.payload for section in sections])
+            )
 
     def _retry(self, shard: ShardEntry, read: Callable[[], Read]) -> Read:
         """Once more, when the first bytes came from a damaged copy on this machine."""
@@ -293,9 +322,14 @@ class FeatureReader:
             )
 
     def _read_sections(
-        self, place: Place, header: FeatureHeader, places: Sequence[int], head: bytes
-    ) -> list[memoryview]:
-        sections: list[memoryview] = []
+        self,
+        place: Place,
+        header: FeatureHeader,
+        places: Sequence[int],
+        head: bytes,
+        open_one: Callable[[FeatureHeader, int, memoryview], Read],
+    ) -> list[Read]:
+        sections: list[Read] = []
         for first, last in _runs(places):
             start, (offset, length) = view_range(header, first)[0], view_range(header, last)
             if offset + length <= len(head):
@@ -305,7 +339,7 @@ class FeatureReader:
                 data = memoryview(self._source.read_range(place.shard.tar, place.member.offset + start, size))
             for number in range(first, last + 1):
                 offset, length = view_range(header, number)
-                sections.append(check_section(header, number, data[offset - start :][:length]))
+                sections.append(open_one(header, number, data[offset - start :][:length]))
         return sections
 
     def _hand_out(

@@ -36,11 +36,14 @@ def select_frames(num_frames: int, config: FramesConfig) -> tuple[int, ...]:
 def select_features(features: MediumFeatures, views: ViewChoice, frames: FramesConfig) -> MediumFeatures:
     """The same choice from features that are at hand already."""
     patches = features.patches
+    features.check_whole()
     chosen = choose_views([MediumShape(patches.shape[0], patches.shape[1])], views, frames)[0]
+    grid = (chosen.shape.num_frames, chosen.shape.views_per_frame)
     kept = patches.flatten(0, 1)[list(chosen.views)]
-    return MediumFeatures(
-        kept.reshape(chosen.shape.num_frames, chosen.shape.views_per_frame, *kept.shape[1:])
-    )
+    rows = features.class_rows
+    if rows is not None:
+        rows = rows.flatten(0, 1)[list(chosen.views)].reshape(*grid, -1)
+    return MediumFeatures(kept.reshape(*grid, *kept.shape[1:]), rows)
 
 
 def choose_views(media: Sequence[MediumShape], views: ViewChoice, frames: FramesConfig) -> list[ChosenMedium]:

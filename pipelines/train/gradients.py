@@ -110,8 +110,8 @@ def sum_losses(
     layout = model.lay_out(given, moved.frames)
     with computing(device, dtype):
         total = model(moved, layout, num_passes).total
-    num_patches = 0 if moved.frames is None else moved.frames.shape[1] * moved.frames.shape[2]
-    return RoundLoss(total, step_flops(model, given, count_labels(given), num_patches))
+    num_views, num_patches = (1, 0) if moved.frames is None else moved.frames.shape[1:3]
+    return RoundLoss(total, step_flops(model, given, count_labels(given), num_patches, num_views))
 
 
 def agree_on_passes(

@@ -7,6 +7,7 @@ costs a copy of the token rows back.
 """
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from jaxtyping import Int64
@@ -80,7 +81,10 @@ class BatchLayout:
 
 
 def plan_batch(batch: ModelBatch, tokens_per_frame: int, *, fuses: bool) -> BatchLayout:
-    """Lay out a batch whose frames become `tokens_per_frame` tokens, and `fuses` its instructions or not."""
+    """Lay out a batch whose frames become `tokens_per_frame` tokens, and `fuses` its instructions or not.
+
+    Where the batch counts its frames' own tokens, `tokens_per_frame` is the length of the longest.
+    """
     fusion = plan_fusion(batch) if fuses and batch.frames_per_medium else None
     return BatchLayout(fusion, plan_sequence(batch, tokens_per_frame))
 
@@ -106,33 +110,49 @@ def plan_fusion(batch: ModelBatch) -> FusionLayout:
 
 
 def plan_sequence(batch: ModelBatch, tokens_per_frame: int) -> SequenceLayout:
-    """The language model's rows, with `tokens_per_frame` vision tokens for each frame of a medium."""
+    """The language model's rows, with `tokens_per_frame` vision tokens for each frame of a medium, or as many
+    of them as the frame has.
+    """
     token_ids, labels = batch.token_ids.cpu(), batch.labels.cpu()
     lengths = [int(count) for count in batch.attention_mask.sum(dim=1).cpu()]
-    media = iter(batch.frames_per_medium)
-    next_vision = token_ids.numel()
-    rows: list[Tensor] = []
-    for example, length in enumerate(lengths):
-        tokens = [next(media) * tokens_per_frame for _ in range(batch.media_per_example[example])]
-        rows.append(
-            splice_row(token_ids[example, :length], example * token_ids.shape[1], next_vision, tokens)
+    vision = iter(place_vision(batch, token_ids.numel(), tokens_per_frame))
+    next_vision = token_ids.numel() + sum(batch.frames_per_medium) * tokens_per_frame
+    rows = [
+        splice_row(
+            token_ids[example, :length],
+            example * token_ids.shape[1],
+            [next(vision) for _ in range(batch.media_per_example[example])],
         )
-        next_vision += sum(tokens)
+        for example, length in enumerate(lengths)
+    ]
     sources = pad_sequence(rows, batch_first=True, padding_value=next_vision)
     no_labels = torch.full((next_vision + 1 - labels.numel(),), IGNORED_LABEL)
     return _with_labels(sources, torch.cat([labels.flatten(), no_labels])[sources], tuple(map(len, rows)))
 
 
+def place_vision(batch: ModelBatch, first: int, longest: int) -> list[Int64[Tensor, " _"]]:
+    """Pool entries of each medium's vision tokens; a frame has room for `longest`, and fills some of it."""
+    own = batch.frame_tokens or (longest,) * sum(batch.frames_per_medium)
+    frames = [
+        torch.arange(first + frame * longest, first + frame * longest + count)
+        for frame, count in enumerate(own)
+    ]
+    ends = accumulate(batch.frames_per_medium)
+    return [
+        torch.cat(frames[end - num_frames : end])
+        for end, num_frames in zip(ends, batch.frames_per_medium, strict=True)
+    ]
+
+
 def splice_row(
-    token_ids: Int64[Tensor, " length"], first_text: int, first_vision: int, tokens_per_medium: list[int]
+    token_ids: Int64[Tensor, " length"], first_text: int, vision: list[Int64[Tensor, " _"]]
 ) -> Int64[Tensor, " spliced"]:
-    """Pool entries of one example: its text, with a run of vision entries in place of each medium token."""
+    """Pool entries of one example: its text, with a medium's vision entries in place of each medium token."""
     pieces: list[Tensor] = []
     start = 0
-    for place, num_tokens in zip(_places_of_media(token_ids), tokens_per_medium, strict=True):
-        pieces.append(torch.arange(first_text + start, first_text + place))
-        pieces.append(torch.arange(first_vision, first_vision + num_tokens))
-        start, first_vision = place + 1, first_vision + num_tokens
+    for place, entries in zip(_places_of_media(token_ids), vision, strict=True):
+        pieces += [torch.arange(first_text + start, first_text + place), entries]
+        start = place + 1
     pieces.append(torch.arange(first_text + start, first_text + token_ids.shape[0]))
     return torch.cat(pieces)
 

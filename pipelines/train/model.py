@@ -2,8 +2,9 @@
 
 Stage 1 aligns the projector: all patches of the whole picture stand in place of the medium's token, as in
 LLaVA. Stage 2 is LLaVA-Mini: each frame becomes C*C compressed tokens, and pre-fusion writes what the patches
-say into the instruction before the language model reads it. The vision tower is never here: its output comes
-from the cache.
+say into the instruction before the language model reads it. Baselines put another reducer in the
+compressor's place, or none; features that were reduced before come with their counts of tokens. The vision
+tower is never here: its output comes from the cache.
 
 The language model is any Hugging Face causal LM with Llama-like parts (`layers`, `embed_tokens`, `norm` and
 an output head). Its token embeddings are looked up without gradient unless asked, as in the published
@@ -11,6 +12,7 @@ training. Rows are right-padded and causal, so no attention mask is ever given: 
 before it.
 """
 
+from functools import partial
 from typing import Final, Literal, NamedTuple, cast
 
 import torch
@@ -20,14 +22,16 @@ from transformers import PreTrainedModel
 
 from operators.batch import ModelBatch
 from operators.causal import use_causal_kernel
-from operators.compressor import Compressor
 from operators.prefusion import Prefusion
 from operators.projector import Projector
+from operators.reducers import Reducer, build_reducer, build_trained_reducer, reduce_frames
 from pipelines.train.fusion import FrameFusion, average_frames
 from pipelines.train.layout import BatchLayout, FusionLayout, SequenceLayout, plan_batch
 from pipelines.train.loss import token_losses
 from pipelines.train.recompute import recompute_layers
 from pipelines.train.shape import ActivationPlan, ModelShape, Stage
+from schemas.errors import MismatchError
+from schemas.reducer import ReducerConfig
 
 LOGITS_PER_CHUNK: Final = 2**26
 """Logits that exist at once; with their fp32 form and gradients 12 bytes each."""
@@ -76,12 +80,18 @@ class OneTokenModel(nn.Module):
         self.llm = llm
         embeddings = self.token_embeddings
         self.projector = Projector(shape.encoder_width, embeddings.embedding_dim)
-        self.compressor: Compressor | None = None
+        self.compressor: nn.Module | None = None
         self.prefusion: Prefusion | None = None
+        self.pooling = build_pooling(shape.reducer)
         if stage == 2:
-            self.compressor = Compressor(
-                shape.encoder_width, shape.grid, shape.num_compressor_heads, shape.positions
-            )
+            if shape.reducer.is_trained:
+                self.compressor = build_trained_reducer(
+                    shape.reducer,
+                    shape.encoder_width,
+                    shape.num_compressor_heads,
+                    grid=shape.grid,
+                    positions=shape.positions,
+                )
             if shape.num_prefusion_layers:
                 self.prefusion = build_prefusion(llm, shape)
         for module in (self.projector, self.compressor, self.prefusion):
@@ -137,9 +147,30 @@ class OneTokenModel(nn.Module):
         self, batch: ModelBatch, frames: Float[Tensor, "frames views patches encoder_width"] | None
     ) -> BatchLayout:
         """Where the tokens of a batch with these frames go; cheapest while the batch stands on the CPU."""
-        if self.stage == 2:
-            return plan_batch(batch, self.shape.grid**2, fuses=self.prefusion is not None)
-        return plan_batch(batch, 0 if frames is None else frames.shape[2], fuses=False)
+        shape = (1, 0) if frames is None else (frames.shape[1], frames.shape[2])
+        self.check_reduced(batch)
+        return plan_batch(batch, self.count_frame_tokens(*shape), fuses=self.prefusion is not None)
+
+    def count_frame_tokens(self, num_views: int, num_patches: int) -> int:
+        """What a frame takes in the language model's sequence; of reduced frames, the longest."""
+        reducer = self.shape.reducer
+        if self.compressor is not None:
+            return self.shape.grid**2 if reducer.name == "query" else reducer.num_tokens
+        views = 1 if self.stage == 1 else num_views
+        kept = num_patches if self.pooling is None else self.pooling.bound_tokens(num_patches).most
+        return views * kept if num_patches else 0
+
+    def check_reduced(self, batch: ModelBatch) -> None:
+        """Refuse to reduce again what was reduced before.
+
+        Raises:
+            MismatchError: these features were, and this model reduces.
+        """
+        if batch.frame_tokens is not None and (self.compressor is not None or self.pooling is not None):
+            raise MismatchError(
+                "these features hold reduced tokens and no patches: write `model: {reducer: all}`, or train "
+                "from a cache of all patches"
+            )
 
     def count_passes(self, batch: ModelBatch) -> int:
         """How often the vision modules run for a batch."""
@@ -187,12 +218,11 @@ class OneTokenModel(nn.Module):
         planned = (layout or self.lay_out(batch, batch.frames)).to(text.device)
         vision = text.new_zeros(0, 0, text.shape[1])
         if batch.frames is not None:
-            if self.compressor is None:
-                vision = self.projector(batch.frames[:, -1].to(text))
-            elif frames_at_once is not None and planned.fusion is not None:
-                vision, text = self._fuse_by_and_by(planned.fusion, batch.frames, text, frames_at_once)
+            frames = batch.frames[:, -1:] if self.stage == 1 else batch.frames
+            if frames_at_once is not None and planned.fusion is not None:
+                vision, text = self._fuse_by_and_by(planned.fusion, batch, frames, text, frames_at_once)
             else:
-                vision, text = self._fuse(self._fusion(), planned.fusion, batch, batch.frames.to(text), text)
+                vision, text = self._fuse(self._fusion(), planned.fusion, batch, frames.to(text), text)
         num_idle = (num_passes or 0) - self.count_passes(batch)
         if num_idle > 0:
             text = text + self._run_idle(num_idle, text)
@@ -205,14 +235,14 @@ class OneTokenModel(nn.Module):
         return embeddings if self.train_embeddings else embeddings.detach()
 
     def _fusion(self) -> FrameFusion:
-        if self.compressor is None:
-            raise AssertionError("stage 1 fuses nothing")
-        return FrameFusion(self.projector, self.compressor, self.prefusion)
+        compress = self.compressor if self.pooling is None else partial(pool_frames, self.pooling)
+        return FrameFusion(self.projector, compress, self.prefusion)
 
     def _run_idle(self, num_passes: int, text: Float[Tensor, "tokens width"]) -> Float[Tensor, ""]:
         """Zero, through the vision modules: one view of one patch, `num_passes` times, times 0."""
-        view = text.new_zeros(1, 1, 1, self.shape.encoder_width)
-        if self.compressor is None:
+        num_patches = 1 if self.pooling is None else self.shape.reducer.num_tokens
+        view = text.new_zeros(1, 1, num_patches, self.shape.encoder_width)
+        if self.stage == 1:
             return self.projector(view).sum() * 0
         instruction = text.new_zeros(1, 1, text.shape[1])
         idle = [self._fusion().fuse(view, instruction) for _ in range(num_passes)]
@@ -227,16 +257,19 @@ class OneTokenModel(nn.Module):
         text: Float[Tensor, "tokens width"],
     ) -> tuple[Float[Tensor, "frames queries width"], Float[Tensor, "tokens width"]]:
         """Compressed tokens of all frames, and the text with its instructions in their fused form."""
+        counts = _count_tokens(batch, text.device)
+        plan = self.plan if self.stage == 2 else ActivationPlan()
         if layout is None:
             empty = text.new_zeros(frames.shape[0], 0, text.shape[1])
-            return fusion.fuse_in_chunks(frames, empty, self.plan).compressed, text
-        fused = fusion.fuse_in_chunks(frames, text[layout.places][layout.owners], self.plan)
+            return fusion.fuse_in_chunks(frames, empty, plan, counts).compressed, text
+        fused = fusion.fuse_in_chunks(frames, text[layout.places][layout.owners], plan, counts)
         instruction = average_frames(fused.instruction, layout.frames_per_example).flatten(0, 1)
         return fused.compressed, text.index_copy(0, layout.targets, instruction[layout.kept])
 
     def _fuse_by_and_by(
         self,
         layout: FusionLayout,
+        batch: ModelBatch,
         frames: Float[Tensor, "frames views patches encoder_width"],
         text: Float[Tensor, "tokens width"],
         size: int,
@@ -244,9 +277,21 @@ class OneTokenModel(nn.Module):
         """The same, some frames at a time."""
         with torch.no_grad():
             compressed, means = self._fusion().fuse_by_and_by(
-                frames, text[layout.places], layout.owners, size
+                frames, text[layout.places], layout.owners, size, _count_tokens(batch, text.device)
             )
         return compressed, text.index_copy(0, layout.targets, means.flatten(0, 1)[layout.kept])
+
+
+def _count_tokens(batch: ModelBatch, device: torch.device) -> Int64[Tensor, " frames"] | None:
+    own = batch.frame_tokens
+    return None if own is None else torch.tensor(own, device=device)
+
+
+def pool_frames(
+    reducer: Reducer, views: Float[Tensor, "frames views patches width"]
+) -> Float[Tensor, "frames queries width"]:
+    """Tokens of frames, as many of each; a reducer's choice of patches carries no gradient of its own."""
+    return reduce_frames(reducer, views).tokens
 
 
 def _match_weights(module: nn.Module, like: Tensor) -> None:
@@ -254,6 +299,13 @@ def _match_weights(module: nn.Module, like: Tensor) -> None:
     module.to(like.device)
     for weight in module.parameters():
         weight.data = weight.data.to(like.dtype)
+
+
+def build_pooling(config: ReducerConfig) -> Reducer | None:
+    """The reducer that works on a model's patches: one without weights that leaves a known number."""
+    if config.is_trained or config.needs_focus or config.name == "all":
+        return None
+    return build_reducer(config)
 
 
 def build_prefusion(llm: PreTrainedModel, shape: ModelShape) -> Prefusion:

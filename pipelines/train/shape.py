@@ -1,10 +1,11 @@
 """What a user chooses about a model: its parts, the stage of training, and what is recomputed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from operators.positions import PositionMode
 from operators.prefusion import PrefusionInit
+from schemas.reducer import ReducerConfig
 from schemas.training import TrainConfig
 
 Stage = Literal[1, 2]
@@ -24,6 +25,8 @@ class ModelShape:
     prefusion_init: PrefusionInit = "zero"
     positions: PositionMode = "published"
     num_compressor_heads: int = 8
+    reducer: ReducerConfig = field(default_factory=ReducerConfig)
+    """What takes the compressor's place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ def shape_of(config: TrainConfig, encoder_width: int) -> ModelShape:
         num_prefusion_layers=config.model.prefusion.layers,
         prefusion_init=config.model.prefusion.init,
         positions=config.model.positions,
+        reducer=config.model.reducer,
     )
 
 

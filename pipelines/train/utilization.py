@@ -33,16 +33,22 @@ def peak_flops(device: torch.device) -> float | None:
     return next((flops for part, flops in DENSE_BF16_FLOPS.items() if part in name), None)
 
 
-def step_flops(model: OneTokenModel, batch: ModelBatch, num_labels: int, num_patches: int) -> float:
-    """FLOPs of the forward and backward pass of a batch, with `num_patches` of all views of a frame."""
+def step_flops(
+    model: OneTokenModel, batch: ModelBatch, num_labels: int, num_patches: int, num_views: int = 1
+) -> float:
+    """FLOPs of the forward and backward pass of a batch, with `num_patches` of each view of a frame.
+
+    Reduced frames count as if all were as long as the longest.
+    """
     num_frames = sum(batch.frames_per_medium)
-    tokens_per_frame = model.shape.grid**2 if model.stage == 2 else num_patches
+    tokens_per_frame = model.count_frame_tokens(num_views, num_patches)
+    num_patches *= num_views
     num_text = int(batch.attention_mask.sum()) - len(batch.frames_per_medium)
     num_read = num_text + num_frames * tokens_per_frame
     layers = cast("nn.ModuleList", model.llm.base_model.layers)
     passes = 3 if model.stage == 2 else 2
     flops = 2.0 * passes * (num_read * _weights(layers) + num_labels * _weights(model.head))
-    num_projected = num_frames * (num_patches + (tokens_per_frame if model.stage == 2 else 0))
+    num_projected = num_frames * (num_patches + (tokens_per_frame if model.compressor is not None else 0))
     flops += 2.0 * 3 * num_projected * _weights(model.projector)
     if model.prefusion is not None:
         instructions = batch.fuse_mask.sum(dim=1)

@@ -1,10 +1,13 @@
 """Settings of reducers, as a user writes them."""
 
+from typing import get_args
+
 import pytest
 
+from operators.reducers import build_reducer
 from schemas.configuration import parse_yaml
 from schemas.errors import ConfigError
-from schemas.reducer import ReducerConfig
+from schemas.reducer import ReducerConfig, ReducerName
 
 
 def read(text: str) -> ReducerConfig:
@@ -41,3 +44,10 @@ def test_a_dumped_configuration_reads_back() -> None:
 def test_numbers_of_the_papers() -> None:
     assert [ReducerConfig(name=name).num_tokens for name in ("qformer", "perceiver", "tome")] == [32, 64, 144]
     assert [ReducerConfig(name=name).num_layers for name in ("qformer", "perceiver")] == [12, 6]
+
+
+def test_who_needs_a_focus_is_told_alike() -> None:
+    for name in get_args(ReducerName):
+        config = ReducerConfig(name=name)
+        if not config.is_trained:
+            assert build_reducer(config).needs_focus == config.needs_focus, name

@@ -1,0 +1,53 @@
+"""Views that a reducer shortens before they are stored: the same whether for a cache or for one medium.
+
+A view is reduced from what the encoder gave, its exact class row among it, by the encoder's own last layer;
+the tokens then pass through the codec. So nothing that is lost in storing decides which tokens are kept.
+"""
+
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor
+
+from operators.clip import VisionEncoder
+from operators.codec import Codec, RaggedCodec
+from operators.reducers import build_reducer, reduce_views
+from operators.reducers.medium import MediumReducer
+from schemas.feature import FeatureSpec
+from schemas.reducer import ReducerConfig
+
+
+def open_reducer(spec: FeatureSpec, encoder: VisionEncoder) -> MediumReducer | None:
+    """The reducer of a spec, where its encoder computes; None: all patches are stored."""
+    if spec.reducer == "none":
+        return None
+    return make_reducer(spec.reducer, encoder)
+
+
+def make_reducer(config: ReducerConfig, encoder: VisionEncoder) -> MediumReducer:
+    """A reducer for what an encoder gives.
+
+    Raises:
+        ConfigError: the named reducer has weights of its own; or it needs a focus, and no layer follows.
+    """
+    reducer = build_reducer(config)
+    if not reducer.needs_focus:
+        return MediumReducer(reducer)
+    return MediumReducer(reducer, encoder.last_layer_attention_weights().to(encoder.device))
+
+
+def encode_views(
+    codec: Codec,
+    patches: Float[Tensor, "views patches width"],
+    class_rows: Float[Tensor, "views width"],
+    reducer: MediumReducer | None,
+) -> list[bytes]:
+    """The bytes of each view, its patches reduced where there is a reducer.
+
+    Raises:
+        SampleError: `not_finite` for values that fp16 cannot hold.
+    """
+    if reducer is None:
+        return codec.encode(patches)
+    tokens = reduce_views(reducer.reducer, patches, class_rows, reducer.weights)
+    return cast("RaggedCodec", codec).encode_tokens(tokens)
