@@ -1,8 +1,8 @@
 """How a view's patches become fewer tokens, as a user writes it: `reducer: prumerge`, or a map of settings.
 
 One model for all reducers, since most share their few settings; a setting that the named reducer does not
-have is an error, never ignored. It stands in training configurations, and is ready to stand in recipes: it
-holds plain values alone, so it can be part of a feature spec.
+have is an error, never ignored. It stands in training configurations, recipes and feature specs: it
+holds plain values alone.
 """
 
 from collections.abc import Mapping

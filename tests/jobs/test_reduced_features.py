@@ -132,8 +132,18 @@ def test_a_reduced_cache_is_small_and_says_so(job: SmallJob, tmp_path: Path) -> 
     assert {name: float(share) for name, share in shares} == pytest.approx(expected, abs=0.06)
 
 
-@pytest.mark.parametrize("name", ["prumerge", "average"])
-@pytest.mark.parametrize("layers", [0, 1])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("prumerge", 1),
+        pytest.param("prumerge", 0, marks=SLOW),
+        pytest.param("average", 0, marks=SLOW),
+        pytest.param("average", 1, marks=SLOW),
+    ],
+)
 def test_a_reduced_cache_trains_and_is_evaluated(job: SmallJob, tmp_path: Path, name: str, layers) -> None:
     spec = specs_of(job)[name]
     model = {"reducer": "all", "prefusion": {"layers": layers}}
@@ -156,7 +166,10 @@ def test_a_cache_of_tokens_has_no_patches_to_compress(job: SmallJob, tmp_path: P
     assert "reducer: all" in outcome.said
 
 
-@pytest.mark.parametrize("name", ["prumerge", "prumerge_plus", "tome", "spatial"])
+@pytest.mark.parametrize(
+    "name",
+    ["prumerge", *(pytest.param(name, marks=SLOW) for name in ("prumerge_plus", "tome", "spatial"))],
+)
 def test_a_reducer_trains_over_the_full_cache(job: SmallJob, tmp_path: Path, name: str) -> None:
     outcome = train(
         job, tmp_path / "run", 2, model={"reducer": name}, spec=specs_of(job)["none"], data={"views": "all"}
@@ -180,6 +193,15 @@ def test_reading_reduces_as_the_reducer_does(job: SmallJob) -> None:
             assert torch.equal(got.patches, expected.patches)
 
 
+def test_a_picture_and_a_clip_are_reduced_without_training(job: SmallJob, tmp_path: Path) -> None:
+    plain = {"reducer": "all", "prefusion": {"layers": 0}}
+    assert train(job, tmp_path / "llava", 2, model=plain, spec=specs_of(job)["none"]).status == 0
+    for medium in (("--video", "v_red.mp4"), ("--image", "0.png")):
+        asked = (medium[0], job.folder / "media" / medium[1], QUESTION)
+        assert run_onetoken("generate", tmp_path / "llava", *asked, "--reducer", "prumerge").status == 0
+
+
+@pytest.mark.slow
 def test_reducers_work_without_training(job: SmallJob, tmp_path: Path) -> None:
     """A LLaVA-1.5-like checkpoint, one of stage 1, and one whose queries cannot be taken out."""
     full = specs_of(job)["none"]
