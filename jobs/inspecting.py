@@ -21,7 +21,7 @@ from schemas.errors import ConfigError, CorruptError, NotFoundError
 from schemas.training import TrainConfig
 
 if TYPE_CHECKING:
-    from schemas.feature import CodecIdentity
+    from operators.codec import Codec
 
 Described = tuple[list[str], Mapping[str, object]]
 
@@ -167,36 +167,43 @@ def describe_features(data: bytes, spec_path: Path) -> Described:
     Raises:
         MismatchError: when the codec is unknown here, or needs the spec and it is not there.
     """
-    from operators.codec import decode_views, open_codec
+    from operators.codec import RaggedCodec, count_tokens, decode_views
     from operators.feature_file import open_section, read_header, view_range
 
     header = read_header(data)
-    codec = open_codec(_identify(header.codec, header.codec_version, spec_path))
+    codec = _open_codec(header.codec, header.codec_version, spec_path)
     payloads: list[memoryview] = []
     for index in range(len(header.views)):
         offset, length = view_range(header, index)
         payloads.append(open_section(header, index, data[offset : offset + length]).payload)
     patches = decode_views(codec, payloads, header.num_patches, header.width)
-    norms = [float(view.float().square().sum(dim=-1).sqrt().mean()) for view in patches]
+    is_reduced = isinstance(codec, RaggedCodec)
+    counts = [count_tokens(one) if is_reduced else header.num_patches for one in payloads]
+    norms = [
+        float(view[:count].float().square().sum(dim=-1).sqrt().mean())
+        for view, count in zip(patches, counts, strict=True)
+    ]
     media = [f"{medium.num_frames} frames of {medium.views_per_frame} views" for medium in header.media]
     lines = [
         f"features: codec {header.codec} {header.codec_version}, {len(header.views)} views of "
         f"{header.num_patches} x {header.width}, checksums right",
         *(f"  medium {index}: {shape}" for index, shape in enumerate(media)),
+        *([f"  reduced to tokens by view: {', '.join(map(str, counts))}"] if is_reduced else []),
         "  mean patch norm by view: " + ", ".join(f"{norm:.3f}" for norm in norms),
     ]
     shape = [len(header.views), header.num_patches, header.width]
     return lines, {"codec": header.codec, "shape": shape, "media": media, "mean_patch_norms": norms}
 
 
-def _identify(name: str, version: int, spec_path: Path) -> "CodecIdentity":
+def _open_codec(name: str, version: int, spec_path: Path) -> "Codec":
     """The codec as the spec beside the shard describes it; a shard that was taken out has its name alone."""
+    from operators.codec import open_codec, open_view_codec
     from pipelines.commit import parse_stored
     from schemas.feature import CodecIdentity, FeatureSpec
 
     if spec_path.exists():
-        return parse_stored(spec_path.read_bytes(), FeatureSpec, str(spec_path)).codec
-    return CodecIdentity(name=name, version=version)
+        return open_view_codec(parse_stored(spec_path.read_bytes(), FeatureSpec, str(spec_path)))
+    return open_codec(CodecIdentity(name=name, version=version))
 
 
 def _open_index(path: Path) -> dict[str, Member]:

@@ -160,6 +160,17 @@ def test_a_reduced_cache_trains_and_is_evaluated(job: SmallJob, tmp_path: Path, 
     assert asked.status == 0, asked.err
 
 
+def test_inspect_tells_how_many_tokens_are_left(job: SmallJob) -> None:
+    cache = open_cache(job, "prumerge")
+    shard, key = list_items(cache)[0]
+    (path,) = (job.corpus / "features" / cache.spec.short_digest).glob(f"{shard}-*.tar")
+    outcome = run_onetoken("inspect", path, key)
+    assert outcome.status == 0, outcome.err
+    (line,) = [line for line in outcome.out.splitlines() if "reduced to tokens by view" in line]
+    told = [int(count) for count in line.partition(": ")[2].split(", ")]
+    assert sum(told) == sum(count for medium in cache.read_item(key, shard=shard) for count in medium.counts)
+
+
 def test_a_cache_of_tokens_has_no_patches_to_compress(job: SmallJob, tmp_path: Path) -> None:
     outcome = train(job, tmp_path / "run", 2, spec=specs_of(job)["prumerge"])
     assert outcome.status == 2
