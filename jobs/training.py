@@ -163,6 +163,7 @@ def _train_together(
 ) -> TrainingResult:
     from pipelines.stream.together import StoppingTogether, open_cpu_group
     from pipelines.train.assembly import assemble, restore
+    from pipelines.train.checkpoint import check_start_encoder
     from pipelines.train.loop import TrainingRun, train
     from schemas.checkpoint import RunIdentity
 
@@ -179,6 +180,8 @@ def _train_together(
     say(f"stage {config.stage}: features {data.digest} ({features}), model {config.model.llm}")
     if resume:
         say(f"going on from {checkpoint.folder}" if checkpoint else f"no checkpoint below {out} yet")
+    if checkpoint is None and config.model.start_from is not None:
+        check_start_encoder(Path(config.model.start_from), data.spec)
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, data.spec.encoder.width)
     lengths = count_tokens(data, assembly.prompter, SerialEngine(), reporter, processes)
     reader = open_reader(config, data)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from operators.clip import VisionEncoder
 from operators.codec import Codec, RaggedCodec
+from operators.codec.interface import check_finite
 from operators.reducers import build_reducer, reduce_views
 from operators.reducers.medium import MediumReducer
 from schemas.feature import FeatureSpec
@@ -45,9 +46,10 @@ def encode_views(
     """The bytes of each view, its patches reduced where there is a reducer.
 
     Raises:
-        SampleError: `not_finite` for values that fp16 cannot hold.
+        SampleError: `not_finite` for values that fp16 cannot hold, of tokens that are dropped, too.
     """
     if reducer is None:
         return codec.encode(patches)
+    check_finite(patches)
     tokens = reduce_views(reducer.reducer, patches, class_rows, reducer.weights)
     return cast("RaggedCodec", codec).encode_tokens(tokens)

@@ -5,6 +5,7 @@ or from the encoder. They are bit-equal where the batch size is the cache's, els
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from operators.batch import MediumFeatures
-from operators.codec import CPU, open_view_codec
+from operators.codec import CPU, Codec, open_view_codec
 from operators.preprocess import normalize_views
 from operators.reducers import build_reducer
 from operators.reducers.medium import MediumReducer
@@ -64,9 +65,14 @@ class MediumEncoder:
         self._policy = render_policy(views, opened)
         self._decoder = IsolatedDecoder(self._policy)
         self._batch_size = batch_size
-        self._codec = open_view_codec(spec)
+        self._spec = spec
         held = open_reducer(spec, self._encoder)
         self._reducer = held and MediumReducer(held.reducer, held.weights and held.weights.to(CPU))
+
+    @cached_property
+    def _codec(self) -> Codec:
+        """Not opened before it is needed: statistics are taken by an encoder whose codec waits for them."""
+        return open_view_codec(self._spec)
 
     def render(self, data: bytes, kind: MediumKind) -> RenderedMedium:
         """The views of a medium, from its encoded bytes.

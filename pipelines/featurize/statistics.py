@@ -165,8 +165,9 @@ class StatisticsWorker:
     spec: FeatureSpec
 
     def build(self) -> Callable[[StatisticsUnit], ChannelStatistics]:
-        """See `Worker.build`."""
-        encoder = MediumEncoder(self.spec, self.recipe.encoder.model, self.recipe.encoder.batch_size)
+        """See `Worker.build`; statistics are those of patches, whatever becomes of them."""
+        spec = self.spec.model_copy(update={"reducer": "none"})
+        encoder = MediumEncoder(spec, self.recipe.encoder.model, self.recipe.encoder.batch_size)
 
         def take(unit: StatisticsUnit) -> ChannelStatistics:
             tokens = [rows[:, ::TOKEN_STRIDE].half() for rows in _encode(self.storage, unit, encoder)]

@@ -144,8 +144,13 @@ class ItemShower:
                 )
 
     def _read_norms(self, shard: str, key: str) -> dict[int, dict[int, Float32[np.ndarray, "rows columns"]]]:
-        """Lengths of tokens by medium and view; empty where the item has no features."""
-        if self._reader is None or key in self._without or shard not in self._reader.list_shards():
+        """Lengths of tokens by medium and view; empty where the item has no features, or tokens no place."""
+        if (
+            self._reader is None
+            or self._reader.spec.reducer != "none"
+            or key in self._without
+            or shard not in self._reader.list_shards()
+        ):
             return {}
         if key not in self._reader.list_keys(shard):
             return {}

@@ -181,9 +181,13 @@ class FeatureReader:
 
         Raises:
             CorruptError: naming shard and item, when the bytes are not those that were written.
-            MismatchError: when they were made under another spec.
+            MismatchError: when they were made under another spec, or its views differ in length.
             WorkError: when the room is too small.
         """
+        if self.spec.reducer != "none":
+            raise MismatchError(
+                f"the views of {self.spec.short_digest} were reduced to tokens of any number; use `read_item`"
+            )
         names = [*wanted]
         opened: list[tuple[FeatureHeader, list[memoryview]]] = []
         for (shard, key), data in zip(names, self.fetch_checked(names, room), strict=True):

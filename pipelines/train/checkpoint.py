@@ -34,6 +34,7 @@ from pipelines.train.tensor_file import read_tensors, write_tensors
 from schemas.checkpoint import CheckpointState, RunIdentity
 from schemas.configuration import parse_yaml
 from schemas.errors import ConflictError, CorruptError, MismatchError, NotFoundError
+from schemas.feature import FeatureSpec
 from schemas.training import TrainConfig
 
 _MODEL: Final = "model.safetensors"
@@ -160,6 +161,29 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, identity: RunId
         raise MismatchError(
             f"{checkpoint.folder} is of another run: {'; '.join(differences)}. Restore these, or start anew "
             "with another `out`"
+        )
+
+
+def check_start_encoder(path: Path, spec: FeatureSpec) -> None:
+    """Refuse to begin with a model that learned to read the features of another encoder.
+
+    Views, codec and reducer may differ: stage 1 looks at whole pictures, stage 2 at crops, too.
+
+    Raises:
+        NotFoundError: there is no checkpoint.
+        CorruptError: its files changed or cannot be read.
+        MismatchError: naming every field of the encoder that differs.
+    """
+    start = open_checkpoint(path)
+    differences = [
+        difference
+        for difference in spec.list_differences(start.state.identity.spec)
+        if difference.startswith("encoder.")
+    ]
+    if differences:
+        raise MismatchError(
+            f"{start.folder} reads features of another encoder: {'; '.join(differences)}; use features of "
+            "the same encoder, or train from the beginning"
         )
 
 

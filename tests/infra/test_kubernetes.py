@@ -164,6 +164,10 @@ def test_files_in_manifests_are_understood(name, document):
     parsed = parse_yaml(text, MODELS[file], name)
     if isinstance(parsed, TrainConfig):
         assert parsed.out.startswith("/runs/")
+        path = REPOSITORY / "jobs/recipes/stage2_32gb.yaml"
+        shipped = parse_yaml(path.read_text(), TrainConfig, str(path))
+        for section in ("data", "optimizer", "memory", "run"):
+            assert getattr(parsed, section) == getattr(shipped, section), "it fits one card of 32 GB"
 
 
 def test_the_image_is_not_root_and_holds_the_project():

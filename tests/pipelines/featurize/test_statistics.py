@@ -97,6 +97,20 @@ def test_another_step_is_another_cache_with_the_same_statistics(inputs, new_corp
     assert read_statistics(storage, one) == read_statistics(storage, other)
 
 
+def test_a_reduced_cache_takes_those_of_patches(inputs, new_corpus):
+    storage = new_corpus("corpus")
+    whole, _ = featurize(make_recipe(inputs, codec="compact"), storage, SerialEngine())
+    recipe = make_recipe(inputs, codec="compact", reducer={"name": "average", "tokens": 4})
+    reduced, manifest = featurize(recipe, storage, SerialEngine())
+    assert set(manifest.features) == {whole, reduced}
+    assert read_statistics(storage, reduced) == read_statistics(storage, whole)
+    reader = FeatureReader(storage, manifest, reduced)
+    counts = {
+        count for key in _keys(storage, manifest) for item in reader.read_item(key) for count in item.counts
+    }
+    assert counts == {4, 5 * 4}, "of each view of a frame"
+
+
 def test_the_views_of_lowest_hash_are_chosen(inputs, new_corpus):
     storage = new_corpus("corpus")
     manifest = load_manifest(storage)

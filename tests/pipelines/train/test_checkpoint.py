@@ -12,6 +12,7 @@ from pipelines.train import checkpoint as checkpoint_module
 from pipelines.train.assembly import assemble, restore
 from pipelines.train.checkpoint import (
     check_resumable,
+    check_start_encoder,
     latest_checkpoint,
     load_weights,
     open_checkpoint,
@@ -20,6 +21,7 @@ from pipelines.train.checkpoint import (
 from pipelines.train.loop import train
 from pipelines.train.tensor_file import read_tensors
 from schemas.errors import ConfigError, ConflictError, CorruptError, MismatchError, NotFoundError
+from schemas.feature import CodecIdentity
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +203,18 @@ def test_starts_that_do_not_fit_are_refused(llm: Path, trained: Path) -> None:
         assemble(tiny_config(Path("other"), Path("none"), model=start), WIDTH)
     with pytest.raises(ConfigError, match="stage 1 cannot start"):
         assemble(tiny_config(llm, Path("none"), 1, model=start), WIDTH)
+
+
+def test_a_start_that_read_another_encoder_is_refused(trained: Path) -> None:
+    """Width alone does not tell: other weights and another layer give features of the same width."""
+    spec = IDENTITY.spec
+    check_start_encoder(trained, spec)
+    check_start_encoder(trained, spec.model_copy(update={"codec": CodecIdentity(name="fp16", version=1)}))
+    other = spec.encoder.model_copy(update={"weights_sha256": "f" * 64, "layer": -1})
+    with pytest.raises(MismatchError) as refused:
+        check_start_encoder(trained, spec.model_copy(update={"encoder": other}))
+    for words in ("another encoder", "encoder.layer is -1 here", "encoder.weights_sha256 is fff"):
+        assert words in str(refused.value)
 
 
 def test_state_json_is_plain_json(trained: Path) -> None:
