@@ -52,6 +52,7 @@ def demo(small_job, outcomes, tmp_path_factory):
     """A folder in which `onetoken-demo` is a small job that has been through all of it."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(small_job.folder, folder / "onetoken-demo")
+    shutil.copytree(REPOSITORY / "jobs/recipes", folder / "jobs/recipes")
     return folder
 
 
