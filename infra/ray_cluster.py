@@ -43,6 +43,8 @@ MIN_ORPHAN_AGE_S: Final = 3600.0
 """Of a folder that has no owner file yet."""
 MAX_ROOT_BYTES: Final = 30
 """Of a path below which Ray's sockets fit, `ot-XXXXXXXX/session_DATE_TIME_PID/sockets/plasma_store`."""
+_OTHER_VERSIONS: Final = "Version mismatch"
+"""How Ray begins what it says of a cluster of another Ray or Python."""
 SHORT_ROOT: Final = Path("/tmp")  # noqa: S108 - the folder that is made there is private
 
 
@@ -52,6 +54,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Gene
 
     Raises:
         NotFoundError: when nothing answers at the address.
+        MismatchError: when the cluster there runs another Ray or Python.
         ConfigError: when this process is connected to Ray already.
         WorkError: when Ray does not start here.
     """
@@ -183,6 +186,12 @@ def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - Ray is loaded only 
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        if told.startswith(_OTHER_VERSIONS):
+            raise MismatchError(
+                f"the cluster at {address} runs other versions than this process: {told}; install the same "
+                "Ray and Python on both"
+            ) from error
         raise NotFoundError(f"no Ray cluster answers at {address}: {error}") from error
 
 

@@ -4,7 +4,7 @@ import shutil
 from collections import namedtuple
 from importlib.metadata import PackageNotFoundError, version
 
-from infra.storage import LocalStorage
+from infra.storage import LocalStorage, open_storage
 from pipelines import doctor
 from pipelines.doctor import examine
 from schemas.errors import NotFoundError, StorageUnavailableError
@@ -82,6 +82,12 @@ def test_a_storage_that_does_not_answer_is_a_finding_and_no_crash(monkeypatch):
     (finding,) = [one for one in examine("s3://a/b", None) if one.name == "storage"]
     assert finding.seen == "StorageUnavailableError"
     assert "AWS_ENDPOINT_URL_S3" in finding.fix
+
+
+def test_a_real_server_is_fit_and_left_as_it_was(s3_url):
+    (finding,) = [one for one in examine(s3_url, None) if one.name == "storage"]
+    assert (finding.fix, s3_url in finding.seen) == ("", True)
+    assert [*open_storage(s3_url).list("")] == []
 
 
 def test_a_cluster_that_does_not_answer_is_a_finding(monkeypatch):
