@@ -87,7 +87,7 @@ def test_a_storage_that_does_not_answer_is_a_finding_and_no_crash(monkeypatch):
 def test_a_real_server_is_fit_and_left_as_it_was(s3_url):
     (finding,) = [one for one in examine(s3_url, None) if one.name == "storage"]
     assert (finding.fix, s3_url in finding.seen) == ("", True)
-    assert [*open_storage(s3_url).list("")] == []
+    assert [*open_storage(s3_url).list("scratch")] == []
 
 
 def test_a_cluster_that_does_not_answer_is_a_finding(monkeypatch):
