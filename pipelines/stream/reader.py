@@ -41,6 +41,7 @@ from pipelines.stream.spans import (
     Place,
     Span,
     SpanCheck,
+    find_runs,
     join_spans,
     named_item,
 )
@@ -334,7 +335,7 @@ class FeatureReader:
         open_one: Callable[[FeatureHeader, int, memoryview], Read],
     ) -> list[Read]:
         sections: list[Read] = []
-        for first, last in _runs(places):
+        for first, last in find_runs(places):
             start, (offset, length) = view_range(header, first)[0], view_range(header, last)
             if offset + length <= len(head):
                 data = memoryview(head)[start : offset + length]
@@ -396,14 +397,3 @@ def _split(
         MediumFeatures(part.reshape(medium.num_frames, medium.views_per_frame, *part.shape[1:]))
         for part, medium in zip(parts, media, strict=True)
     )
-
-
-def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last of each run of adjacent places."""
-    runs: list[tuple[int, int]] = []
-    for place in places:
-        if runs and place == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], place)
-        else:
-            runs.append((place, place))
-    return runs
