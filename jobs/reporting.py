@@ -67,7 +67,12 @@ def report_command(
         card.parent.mkdir(parents=True, exist_ok=True)
         card.write_bytes(render_card(report))
         written["card"] = str(card)
-    lines = [f"report: {written['page']}, {in_mebibytes(len(page))}, {len(report.items)} items"]
+    totals = report.totals
+    lines = [
+        f"report: {written['page']}, {in_mebibytes(len(page))}, {len(report.items)} items",
+        f"read {totals.read:,} = written {totals.written:,} + rejected {totals.rejected:,}"
+        + (f" + not taken {totals.not_taken:,}" if totals.not_taken else ""),
+    ]
     lines += [f"card: {written['card']}"] if card is not None else []
     print_result(lines, as_json, {**written, "page_bytes": len(page), **_count(report)})
 

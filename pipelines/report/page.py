@@ -24,6 +24,7 @@ from pipelines.report.facts import Cache, Saved, Totals, list_caches, measure_sa
 from pipelines.report.histogram import Histogram
 from pipelines.report.items import ItemShower, ShownItem
 from pipelines.report.rejects import RejectedBy, collect_feature_rejects, collect_rejects
+from pipelines.report.token_lengths import PromptLengths, list_prompt_lengths, measure_token_lengths
 from pipelines.report.visible import make_bytes_visible, make_visible
 from schemas.corpus import Manifest
 
@@ -45,6 +46,8 @@ class CorpusReport:
     shares: tuple[SourceShare, ...]
     """Of the newest cache."""
     distributions: Distributions
+    prompts: tuple[PromptLengths, ...]
+    """As training counted them."""
     tokens: Histogram | None
     tokenizer: str | None
     items: tuple[ShownItem, ...]
@@ -73,7 +76,8 @@ def gather_report(
         caches=tuple(caches),
         shares=tuple(measure_shares(storage, manifest, caches[0].features)) if caches else (),
         distributions=measure_distributions(storage, manifest, progress),
-        tokens=_count_tokens(storage, manifest, tokenizer) if tokenizer else None,
+        prompts=tuple(list_prompt_lengths(storage, manifest)),
+        tokens=measure_token_lengths(storage, manifest, tokenizer) if tokenizer else None,
         tokenizer=tokenizer,
         items=tuple(ItemShower(storage, manifest).show_items()),
     )
@@ -117,9 +121,3 @@ def format_size(num_bytes: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:,.4g} TiB"
-
-
-def _count_tokens(storage: Storage, manifest: Manifest, tokenizer: str) -> Histogram:
-    from pipelines.report.token_lengths import measure_token_lengths
-
-    return measure_token_lengths(storage, manifest, tokenizer)

@@ -63,6 +63,10 @@ def test_cache_audit_and_tokens_are_told(reported, page):
     assert "36 views of 8 items" in page.text
     assert "Audit of 2 recomputed views on cpu: above the floor" in page.text
     assert "Tokens of a conversation 8 counted" in page.text
+    assert (
+        "every prompt that can be written, as training counted them for the tokenizer and template"
+        in page.text
+    )
     assert "source items size of it shared pictures 6" in page.text
 
 
@@ -71,7 +75,7 @@ def test_a_second_run_replaces_page_and_card(reported):
     again = run_onetoken("report", "--corpus", corpus, "--card", corpus / "README.md")
     assert again.status == 0
     assert again.out.splitlines()[0].startswith(f"report: {corpus}/report.html, 0.")
-    assert again.out.splitlines()[1] == f"card: {corpus}/README.md"
+    assert again.out.splitlines()[1:] == ["read 10 = written 8 + rejected 2", f"card: {corpus}/README.md"]
 
 
 def test_page_and_card_are_nobodys_garbage(reported):

@@ -8,7 +8,9 @@ import pytest
 
 from infra.storage import open_storage
 from infra.tar import Member, pack_index
+from operators.prompt import PromptSize
 from pipelines.commit import put_object
+from pipelines.engine import SerialEngine
 from pipelines.ingest.tables import (
     EXAMPLES,
     MEDIA,
@@ -16,8 +18,10 @@ from pipelines.ingest.tables import (
     read_media,
 )
 from pipelines.report.distributions import measure_distributions, measure_shares
-from pipelines.report.token_lengths import measure_token_lengths
+from pipelines.report.token_lengths import list_prompt_lengths, measure_token_lengths
+from pipelines.stream.lengths import count_lengths
 from schemas.corpus import FeatureSet, Manifest, ObjectEntry, ShardEntry, SourceTotals
+from schemas.errors import RejectCode, SampleError
 from schemas.plan import ShardPlan
 
 SOURCES = ("one", "other", "silent")
@@ -33,8 +37,19 @@ def corpus(tmp_path: Path):
     """Two files of each table, a picture that two sources talk about, one that has no features."""
     storage = open_storage(tmp_path)
     said = json.dumps([["human", "Which color is it?"], ["gpt", "red"]]).encode()
+    both = json.dumps([["human", "<image> or <image>"], ["gpt", "red"]]).encode()
     examples = [
-        ("0" * 31 + str(number), source, "f", number, "", key, "image", 10 * number, said)
+        (
+            "0" * 31 + str(number),
+            source,
+            "f",
+            number,
+            "",
+            key,
+            "image",
+            10 * number,
+            said if number % 3 else both,
+        )
         for number, (source, key) in enumerate(
             [("one", "0a"), ("one", "0a"), ("other", "0a"), ("other", "0b"), ("one", "8a"), ("one", "8b")]
         )
@@ -144,3 +159,46 @@ def test_tokens_of_a_sample_are_counted(corpus, monkeypatch, num_counted, expect
         assert found.mean == len("Which color is it?") + len("red")
     else:
         assert found.num_values <= 1
+
+
+class CharacterPrompter:
+    """A token a character; nobody can write a prompt about two media."""
+
+    max_tokens = 1000
+    stop_ids = frozenset()
+
+    def __init__(self, digest):
+        self.digest = digest
+
+    def write_training(self, turns, num_media):
+        raise NotImplementedError
+
+    def write_question(self, turns, num_media):
+        raise NotImplementedError
+
+    def measure_training(self, turns, num_media):
+        if num_media > 1:
+            raise SampleError(RejectCode.PLACEHOLDER_MISMATCH, "two media")
+        return PromptSize(sum(len(turn.text) for turn in turns), 1)
+
+
+def test_prompts_are_shown_as_training_counted_them(corpus):
+    storage, manifest = corpus
+    whole, begun = CharacterPrompter("a" * 64), CharacterPrompter("b" * 64)
+    assert list_prompt_lengths(storage, manifest) == []
+    count_lengths(storage, manifest.examples, whole, SerialEngine())
+    count_lengths(storage, manifest.examples[:1], begun, SerialEngine())
+    (found,) = list_prompt_lengths(storage, manifest)
+    assert found.prompter == "a" * 16
+    assert counts(found.tokens) == {"16 to 32": 4}
+    assert found.tokens.mean == len("Which color is it?") + len("red")
+    assert found.left_out == {"placeholder_mismatch": 2}
+
+
+def test_prompts_of_other_examples_are_not_shown(corpus):
+    storage, manifest = corpus
+    count_lengths(storage, manifest.examples[:1], CharacterPrompter("a" * 64), SerialEngine())
+    first = manifest.model_copy(update={"examples": manifest.examples[:1]})
+    assert len(list_prompt_lengths(storage, first)) == 1
+    other = manifest.model_copy(update={"examples": manifest.examples[1:]})
+    assert list_prompt_lengths(storage, other) == []
