@@ -1,8 +1,9 @@
-"""What a person types: an example of every verb, shown at the end of its help."""
+"""What a person types: an example of every verb, shown at the end of its help; of those of groups, too."""
 
 from typing import Final
 
 import typer
+from typer.models import TyperInfo
 
 EXAMPLES: Final = {
     "demo": ("onetoken demo --out onetoken-demo",),
@@ -29,13 +30,20 @@ EXAMPLES: Final = {
         "onetoken inspect --config stage2.yaml --step 120 --rank 3 --ranks 8",
     ),
     "analyze": ("onetoken analyze flops --llm vicuna-7b",),
+    "analyze attention": ("onetoken analyze attention runs/stage2 --out attention",),
+    "analyze flops": ("onetoken analyze flops --llm vicuna-7b --text 43",),
+    "analyze live": ("onetoken analyze live stage2.yaml",),
+    "analyze memory": ("onetoken analyze memory --llm llama-3.1-8b",),
+    "analyze roofline": ("onetoken analyze roofline --json",),
     "bench": ("onetoken bench ingest --scale 0.01",),
 }
 
 
-def show_examples(app: typer.Typer) -> None:
+def show_examples(app: typer.Typer, group: str = "") -> None:
     """Put the examples below the help of each verb and group."""
     for info in (*app.registered_commands, *app.registered_groups):
-        shown = EXAMPLES.get(str(info.name), ())
+        shown = EXAMPLES.get(f"{group} {info.name}".strip(), ())
         if shown:
             info.epilog = "\n\n".join(["Example:" if len(shown) == 1 else "Examples:", *shown])
+        if isinstance(info, TyperInfo) and info.typer_instance:
+            show_examples(info.typer_instance, str(info.name))

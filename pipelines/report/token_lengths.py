@@ -97,5 +97,6 @@ def _sum_tables(
         columns = read_lengths(storage, table, examples.num_rows)
         is_writable = columns.codes == columns.names.index(WRITABLE)
         tokens.add(columns.num_tokens[is_writable])
-        left_out.update(columns.names[code] for code in columns.codes[~is_writable].tolist())
+        reasons: list[int] = columns.codes[~is_writable].tolist()
+        left_out.update(columns.names[code] for code in reasons)
     return PromptLengths(prompter, tokens, dict(sorted(left_out.items())))

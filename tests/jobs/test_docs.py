@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-NEEDS = ("cluster", "GPU", "real data", "fresh clone")
+NEEDS = ("cluster", "GPU", "real data", "fresh clone", "S3")
 OTHERS = {"make", "docker", "kubectl"}
 
 
@@ -64,6 +64,20 @@ def test_a_command_runs(demo, monkeypatch, words):
     outcome = run_onetoken(*arguments)
     assert outcome.status == 0 or (arguments == ["doctor"] and "\nfix " in outcome.out), outcome.err
     assert outcome.out
+
+
+def test_commands_on_s3_run(demo, monkeypatch, s3_url, real_s3):
+    fences = [text for path in PAGES for title, text in read_fences(path, "console") if "S3" in title]
+    commands = [line for text in fences for line in text.splitlines() if line.startswith("$ onetoken ")]
+    monkeypatch.chdir(demo)
+    for command in commands:
+        verb, *arguments = shlex.split(command.removeprefix("$ onetoken "))
+        outcome = run_onetoken(
+            verb, *[s3_url if word == "s3://corpora/first" else word for word in arguments]
+        )
+        assert outcome.status == 0 or (verb == "doctor" and "\nfix " in outcome.out), outcome.err
+        assert outcome.out
+    assert len(commands) >= 3
 
 
 @pytest.mark.parametrize("words", read_commands(is_run=False))
