@@ -2,12 +2,15 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer.main
 
 from jobs.cli import build_app
+from operators.costs.flops import PrefillSetup, add_up, count_prefill
+from operators.costs.shapes import CLIP_L_336, VICUNA_7B
 from schemas.configuration import parse_yaml
 from schemas.recipe import Recipe
 from schemas.training import TrainConfig
@@ -116,3 +119,31 @@ def test_files_and_folders_that_are_named_exist():
     named = set(re.findall(r"`((?:schemas|operators|infra|pipelines|jobs)/[\w/.]+)`", README))
     assert len(named) >= 5
     assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
+
+
+ONE_PICTURE = PrefillSetup(text_tokens=60, vision_tokens=1, compressor_queries=1, prefusion_layers=4)
+STEPS = [
+    # what is read, and how often a pass takes what its forward takes: stage 1 has no gradient of weights
+    (PrefillSetup(text_tokens=43, vision_tokens=CLIP_L_336.patches), 2),
+    (ONE_PICTURE, 3),
+    (replace(ONE_PICTURE, text_tokens=250), 3),
+    (replace(ONE_PICTURE, views=5, vision_tokens=64, compressor_queries=64), 3),
+    (replace(ONE_PICTURE, text_tokens=100, frames=8, vision_tokens=8), 3),
+]
+
+
+def test_what_caching_buys_is_what_is_counted():
+    """Of a 7B model: pictures with short and long text, in high resolution, and clips of eight frames."""
+    shares = []
+    for setup, passes in STEPS:
+        parts = count_prefill(VICUNA_7B, setup)
+        encoder = parts.pop("encoder").total
+        shares.append(encoder / (encoder + passes * add_up(parts).total))
+    assert f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of a step" in README
+    weights = CLIP_L_336.layers * CLIP_L_336.layer_weights + CLIP_L_336.patch_values * CLIP_L_336.width
+    assert f"{2 * weights / 1e9:.1f} GB of weights" in README
+
+
+def test_what_adamw_takes_is_what_is_counted():
+    trained = 7_573_132_288 - 131_072_000  # see test_parameter_counts: all but the table of embeddings
+    assert f"16 bytes a trained parameter, {16 * trained / 1e9:.0f} GB for stage 2 of a 7B model" in README
