@@ -14,6 +14,9 @@ On a CPU neither channels-last nor `torch.compile` pays (BENCHMARKS.md), so neit
 GPUs, and for processors with instructions for it. What compiling and CUDA graphs gain on a GPU has not been
 measured.
 
+SigLIP has no class token: of its views patches alone are kept, and nobody can ask what the class token looks
+at. SigLIP 2 of a fixed size is the same tower and model type; the one of any size (NaFlex) is refused.
+
 Weights come as safetensors, or else through `torch.load(weights_only=True)`; code from a model's repository
 is never run. Weights that the file lacks would be filled at random by transformers: here they are an error.
 """
@@ -32,7 +35,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from operators.class_attention import AttentionWeights
 from operators.loading import quiet_transformers
-from operators.preprocess import CLIP_PROCESSOR, Processor, parse_processor
+from operators.preprocess import CLIP_PROCESSOR, SIGLIP_PROCESSOR, Processor, parse_processor
 from schemas.errors import ConfigError, CorruptError, NotFoundError
 
 _TOWERS: Final[dict[str, type[PreTrainedModel]]] = {
@@ -41,7 +44,9 @@ _TOWERS: Final[dict[str, type[PreTrainedModel]]] = {
     "siglip": SiglipVisionModel,
     "siglip_vision_model": SiglipVisionModel,
 }
-
+_NAFLEX_HINT: Final = (
+    "; this one takes views of any size (NaFlex), the cache holds views of one: use a SigLIP 2 of fixed size"
+)
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -175,17 +180,18 @@ def load_encoder(
 
 
 def read_processor(model: str, encoder: VisionEncoder) -> Processor:
-    """The model's own image processor values; CLIP's at the encoder's size where it brings none.
+    """The model's own image processor values; those of its kind at its size where it brings none.
 
     Raises:
         ConfigError: the processor does something that `operators.preprocess` does not, or another size.
     """
+    usual = CLIP_PROCESSOR if encoder.has_class_row else SIGLIP_PROCESSOR
     with quiet_transformers():
         try:
             loaded = CLIPImageProcessorPil.get_image_processor_dict(model)  # pyright: ignore[reportUnknownMemberType]
         except OSError:
-            return dataclasses.replace(CLIP_PROCESSOR, size_px=encoder.size_px)
-    processor = parse_processor(json.dumps(loaded[0]))
+            return dataclasses.replace(usual, size_px=encoder.size_px)
+    processor = parse_processor(json.dumps(loaded[0]), usual)
     if processor.size_px != encoder.size_px:
         message = (
             f"{model!r}: the processor makes {processor.size_px} px, the encoder takes {encoder.size_px} px"
@@ -213,9 +219,10 @@ def _load_config(model: str) -> PreTrainedConfig:
 
 def _find_tower_class(config: PreTrainedConfig, model: str) -> type[PreTrainedModel]:
     tower_class = _TOWERS.get(config.model_type)
+    hint = _NAFLEX_HINT if config.model_type.startswith("siglip2") else ""
     if tower_class is None:
         known = ", ".join(_TOWERS)
-        raise ConfigError(f"encoder {model!r} is a {config.model_type!r} model; known are {known}")
+        raise ConfigError(f"encoder {model!r} is a {config.model_type!r} model; known are {known}{hint}")
     return tower_class
 
 

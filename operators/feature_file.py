@@ -12,7 +12,7 @@ four crops and the whole, 1 for a frame of a clip. Views stand in that order. Al
         32     4  number of views V
         36     4  patches a view
         40     4  width of a patch
-        44     4  zero
+        44     4  0: a section begins with a class row; 1: it has none
         48     8  size of the whole file
         56     8  xxh3_64 of bytes 0..56 and of both tables
         64   8*M  per medium: frames u32, views a frame u32
@@ -20,7 +20,7 @@ four crops and the whole, 1 for a frame of a clip. Views stand in that order. Al
        ...        zeros up to a multiple of 64
        ...        per view: the section, zeros up to a multiple of 64 (the last one ends the file)
 
-    section = class row (fp16 x width) + the view as its codec wrote it
+    section = class row (fp16 x width), where the encoder has one, + the view as its codec wrote it
 
 A section is one contiguous range, so one view costs one ranged read after the header. The header carries its
 own checksum and is read without trusting any count in it: sizes are checked against the bytes at hand before
@@ -46,6 +46,9 @@ FORMAT_VERSION: Final = 1
 PREFIX_BYTES: Final = 64
 """So many bytes tell how long the header is."""
 ALIGNMENT: Final = 64
+_WITH_CLASS_ROWS: Final = 0
+_WITHOUT_CLASS_ROWS: Final = 1
+_BYTES_PER_HALF: Final = 2
 _PREFIX = struct.Struct("<8sHHI16sIIIIQQ")
 _MEDIUM = struct.Struct("<II")
 _VIEW = struct.Struct("<QQQ")
@@ -83,6 +86,12 @@ class FeatureHeader:
     num_bytes: int
     media: tuple[MediumShape, ...]
     views: tuple[ViewEntry, ...]
+    has_class_rows: bool = True
+
+    @property
+    def class_row_bytes(self) -> int:
+        """What stands in a section before the view."""
+        return _BYTES_PER_HALF * self.width if self.has_class_rows else 0
 
     @property
     def header_bytes(self) -> int:
@@ -94,42 +103,48 @@ class FeatureHeader:
 class ViewSection:
     """One view, checked but still encoded."""
 
-    class_row: Float16[Tensor, " width"]
+    class_row: Float16[Tensor, " width"] | None
+    """None: the encoder has no class token."""
     payload: memoryview
 
 
 def pack_features(
     payloads: Sequence[bytes],
-    class_rows: Float16[Tensor, "views width"],
+    class_rows: Float16[Tensor, "views width"] | None,
     *,
     media: Sequence[MediumShape],
     codec: str,
     codec_version: int,
     num_patches: int,
+    width: int,
 ) -> bytes:
-    """The file over these views, as their codec wrote them.
+    """The file over these views, as their codec wrote them; without class rows where the encoder has none.
 
     Raises:
-        MismatchError: when media, class rows and views differ in number, or a name is too long.
+        MismatchError: when media, class rows and views differ in number, or class rows are not of `width`,
+            or a name is too long.
     """
     num_views = sum(medium.num_views for medium in media)
-    if not num_views or not len(payloads) == class_rows.shape[0] == num_views:
+    shape = None if class_rows is None else tuple(class_rows.shape)
+    if not num_views or len(payloads) != num_views or shape not in (None, (num_views, width)):
         raise MismatchError(
-            f"media of {num_views} views come with {len(payloads)} encoded views and "
-            f"{class_rows.shape[0]} class rows; an item needs all three alike, and one view at least"
+            f"media of {num_views} views come with {len(payloads)} encoded views and class rows of shape "
+            f"{shape}; an item needs as many of each, {width} wide, and one view at least"
         )
     if not (codec.isascii() and 0 < len(codec) <= 16):
         raise MismatchError(f"codec name {codec!r} must be 1 to 16 ASCII characters")
-    sections = [tensor_to_bytes(row) + payload for row, payload in zip(class_rows, payloads, strict=True)]
+    rows = [b""] * num_views if class_rows is None else [tensor_to_bytes(row) for row in class_rows]
+    sections = [row + payload for row, payload in zip(rows, payloads, strict=True)]
     views = _place(sections, _align(_header_bytes(len(media), num_views)))
     header = FeatureHeader(
         codec=codec,
         codec_version=codec_version,
         num_patches=num_patches,
-        width=class_rows.shape[1],
+        width=width,
         num_bytes=views[-1].offset + views[-1].length,
         media=tuple(media),
         views=views,
+        has_class_rows=class_rows is not None,
     )
     parts = bytearray(_pack_header(header))
     for view, section in zip(views, sections, strict=True):
@@ -167,7 +182,7 @@ def read_header(data: Buffer) -> FeatureHeader:
     if len(data) < length:
         raise CorruptError(f"a feature file of {len(data)} bytes ends inside its header of {length} bytes")
     view = memoryview(data)
-    _, _, codec_version, num_media, name, _, num_patches, width, zero, num_bytes, digest = (
+    _, _, codec_version, num_media, name, _, num_patches, width, kind, num_bytes, digest = (
         _PREFIX.unpack_from(view)
     )
     if _header_digest(view[:length]) != digest:
@@ -182,8 +197,9 @@ def read_header(data: Buffer) -> FeatureHeader:
         num_bytes=num_bytes,
         media=tuple(starmap(MediumShape, _MEDIUM.iter_unpack(tables[:media_bytes]))),
         views=tuple(starmap(ViewEntry, _VIEW.iter_unpack(tables[media_bytes:]))),
+        has_class_rows=kind == _WITH_CLASS_ROWS,
     )
-    _check_layout(header, zero)
+    _check_layout(header, kind)
     return header
 
 
@@ -200,7 +216,9 @@ def open_section(header: FeatureHeader, index: int, section: Buffer) -> ViewSect
         CorruptError: when they do not match length or checksum.
     """
     payload = check_section(header, index, section)
-    class_row = tensor_from_bytes(memoryview(section)[: 2 * header.width], torch.float16)
+    if not header.has_class_rows:
+        return ViewSection(None, payload)
+    class_row = tensor_from_bytes(memoryview(section)[: header.class_row_bytes], torch.float16)
     return ViewSection(class_row, payload)
 
 
@@ -213,12 +231,12 @@ def check_section(header: FeatureHeader, index: int, section: Buffer) -> memoryv
     view = header.views[index]
     if len(section) != view.length or xxhash.xxh3_64_intdigest(section) != view.xxh3:
         raise CorruptError(f"view {index} of {len(header.views)} does not match its checksum")
-    return memoryview(section)[2 * header.width :]
+    return memoryview(section)[header.class_row_bytes :]
 
 
 def cut_views(header: FeatureHeader, data: memoryview) -> list[memoryview]:
     """The encoded views of a whole file that is known to be as it was written."""
-    skipped = 2 * header.width
+    skipped = header.class_row_bytes
     return [data[view.offset + skipped : view.offset + view.length] for view in header.views]
 
 
@@ -270,7 +288,7 @@ def _pack_header(header: FeatureHeader) -> bytes:
         len(header.views),
         header.num_patches,
         header.width,
-        0,
+        _WITH_CLASS_ROWS if header.has_class_rows else _WITHOUT_CLASS_ROWS,
         header.num_bytes,
     )
     packed = bytearray(_PREFIX.pack(*prefix, 0))
@@ -285,12 +303,12 @@ def _header_digest(header: Buffer) -> int:
     return xxhash.xxh3_64_intdigest(bytes(view[: PREFIX_BYTES - 8]) + bytes(view[PREFIX_BYTES:]))
 
 
-def _check_layout(header: FeatureHeader, zero: int) -> None:
+def _check_layout(header: FeatureHeader, kind: int) -> None:
     """A checksum does not prove that the writer was sound."""
     position = _align(header.header_bytes)
-    is_sound = zero == 0
+    is_sound = kind in (_WITH_CLASS_ROWS, _WITHOUT_CLASS_ROWS)
     for view in header.views:
-        is_sound &= view.offset == position and view.length >= 2 * header.width
+        is_sound &= view.offset == position and view.length >= header.class_row_bytes
         position = _align(view.offset + view.length)
     num_views = 0
     for medium in header.media:

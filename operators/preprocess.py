@@ -50,10 +50,11 @@ class Processor:
 
 
 CLIP_PROCESSOR: Final = Processor()
+SIGLIP_PROCESSOR: Final = Processor(size_px=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), center_crop=False)
 
 
-def parse_processor(text: str) -> Processor:
-    """The values in a model's `preprocessor_config.json`.
+def parse_processor(text: str, usual: Processor = CLIP_PROCESSOR) -> Processor:
+    """The values in a model's `preprocessor_config.json`; where it leaves one out, the `usual` one.
 
     Raises:
         ConfigError: no JSON object, or a processor that does something else than this module.
@@ -73,10 +74,10 @@ def parse_processor(text: str) -> Processor:
     try:
         return Processor(
             size_px=_parse_size(values),
-            mean=_parse_channels(values.get("image_mean", CLIP_PROCESSOR.mean)),
-            std=_parse_channels(values.get("image_std", CLIP_PROCESSOR.std)),
-            resample=int(Image.Resampling(cast("int", values.get("resample", CLIP_PROCESSOR.resample)))),
-            rescale_factor=float(cast("float", values.get("rescale_factor", CLIP_PROCESSOR.rescale_factor))),
+            mean=_parse_channels(values.get("image_mean", usual.mean)),
+            std=_parse_channels(values.get("image_std", usual.std)),
+            resample=int(Image.Resampling(cast("int", values.get("resample", usual.resample)))),
+            rescale_factor=float(cast("float", values.get("rescale_factor", usual.rescale_factor))),
             center_crop=_does_crop(values),
         )
     except (TypeError, ValueError, KeyError) as error:

@@ -4,9 +4,9 @@ What may only change the last bits (device class, torch version, batch size) sta
 """
 
 from math import inf
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from schemas.configuration import StrictModel
 from schemas.digest import SHORT, digest_of
@@ -38,6 +38,9 @@ class EncoderIdentity(StrictModel):
     num_patches: int
     width: int
     dtype: Literal["float32", "float16", "bfloat16"]
+    class_row: Annotated[bool, Field(exclude_if=bool)] = True
+    """Whether a view has a class row beside its patches. Written down where it has none (SigLIP): specs of
+    towers with one say nothing of it, and keep their digests."""
 
 
 class ChannelStatistics(StrictModel):
@@ -109,15 +112,21 @@ class FeatureSpec(StrictModel):
 
     def list_values(self) -> dict[str, object]:
         """Every value by its full name, `encoder.width`; statistics by what they are of and their digest."""
-        return _list_values(self, "")
+        values = _list_values(self, "")
+        if self.reducer == "none":
+            values["reducer.name"] = values.pop("reducer")
+        return values
 
     def list_differences(self, wanted: "FeatureSpec") -> list[str]:
-        """What differs from another spec, in words, field by field."""
+        """What differs from another spec, in words, field by field.
+
+        Settings of a reducer count where both have one; where one has none, its name says so.
+        """
         here, there = self.list_values(), wanted.list_values()
         return [
-            f"{name} is {here.get(name)} here and {there.get(name)} wanted"
-            for name in sorted(here.keys() | there.keys())
-            if here.get(name) != there.get(name)
+            f"{name} is {_in_words(here[name])} here and {_in_words(there[name])} wanted"
+            for name in sorted(here.keys() & there.keys())
+            if here[name] != there[name]
         ]
 
     @property
@@ -129,6 +138,10 @@ class FeatureSpec(StrictModel):
     def short_digest(self) -> str:
         """The name of the cache's folder."""
         return self.digest[:SHORT]
+
+
+def _in_words(value: object) -> object:
+    return "not set" if value is None else value
 
 
 def _list_values(model: StrictModel, prefix: str) -> dict[str, object]:

@@ -150,7 +150,8 @@ class EncoderConfig(StrictModel):
     """The frozen vision tower."""
 
     model: str = "openai/clip-vit-large-patch14-336"
-    """A name on the Hub or a folder; the weights' digest, not the name, enters the feature spec."""
+    """A CLIP or SigLIP model, by its name on the Hub or its folder; the weights' digest, not the name, enters
+    the feature spec."""
     layer: Annotated[int, Field(le=-1)] = -2
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     batch_size: Annotated[int, Field(gt=0, le=4096)] = 32

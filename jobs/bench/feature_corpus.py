@@ -115,6 +115,7 @@ def _pack_item(view: bytes, noise: random.Random, spec: FeatureSpec) -> bytes:
         codec=spec.codec.name,
         codec_version=spec.codec.version,
         num_patches=NUM_PATCHES,
+        width=WIDTH,
     )
 
 

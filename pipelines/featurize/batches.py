@@ -22,9 +22,9 @@ ViewArray = UInt8[np.ndarray, "_ height width 3"]
 
 Encode = Callable[
     [UInt8[np.ndarray, "views height width 3"]],
-    tuple[Float[Tensor, "views patches width"], Float[Tensor, "views width"]],
+    tuple[Float[Tensor, "views patches width"], Float[Tensor, "views width"] | None],
 ]
-"""At most one batch of views, 8 bits a channel, to patch rows and class rows."""
+"""At most one batch of views, 8 bits a channel, to patch rows and class rows, if the encoder has such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class EncodedItem(Generic[Owner]):
 
     owner: Owner
     patches: Float[Tensor, "views patches width"]
-    class_rows: Float[Tensor, "views width"]
+    class_rows: Float[Tensor, "views width"] | None
+    """None: the encoder has no class token."""
 
 
 @dataclass(slots=True)
@@ -44,13 +45,15 @@ class _Waiting(Generic[Owner]):
     class_rows: list[Tensor] = field(default_factory=list[Tensor])
     num_encoded: int = 0
 
-    def take(self, patches: Tensor, class_rows: Tensor) -> None:
+    def take(self, patches: Tensor, class_rows: Tensor | None) -> None:
         self.patches.append(patches)
-        self.class_rows.append(class_rows)
+        if class_rows is not None:
+            self.class_rows.append(class_rows)
         self.num_encoded += len(patches)
 
     def finish(self) -> EncodedItem[Owner]:
-        return EncodedItem(self.owner, torch.cat(self.patches), torch.cat(self.class_rows))
+        class_rows = torch.cat(self.class_rows) if self.class_rows else None
+        return EncodedItem(self.owner, torch.cat(self.patches), class_rows)
 
 
 def encode_items(
@@ -83,7 +86,7 @@ def _encode_pieces(pieces: list[tuple[_Waiting[Owner], ViewArray]], encode: Enco
     start = 0
     for item, views in pieces:
         end = start + len(views)
-        item.take(patches[start:end], class_rows[start:end])
+        item.take(patches[start:end], None if class_rows is None else class_rows[start:end])
         start = end
 
 

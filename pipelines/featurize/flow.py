@@ -12,6 +12,7 @@ from infra.storage import Storage
 from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import Engine, Progress, Resources, no_progress, run_as_finished
 from pipelines.featurize.attention import pack_attention
+from pipelines.featurize.reduced import check_class_row
 from pipelines.featurize.reuse import Donor, find_own_donor
 from pipelines.featurize.spec import open_encoder
 from pipelines.featurize.statistics import put_spec, settle_spec
@@ -44,7 +45,8 @@ def featurize(
 
     Raises:
         NotFoundError: when there is no corpus, or no encoder of that name.
-        ConfigError: when the encoder has no class token, or no layer behind the chosen one.
+        ConfigError: when no layer of the encoder follows the chosen one, or the reducer needs a class token
+            and there is none.
         MismatchError: when the corpus was made by another recipe, or has no sample shards yet; when `reuse`
             holds features of another spec, naming every field that differs.
     """
@@ -55,6 +57,8 @@ def featurize(
             "run `onetoken ingest` and `onetoken shard` with it first"
         )
     opened = open_encoder(recipe.encoder)
+    if recipe.reducer:
+        check_class_row(recipe.reducer, has_class_row=opened.encoder.has_class_row)
     spec = settle_spec(recipe, storage, engine, progress, manifest, opened, reuse)
     features = _find_features(storage, manifest, spec)
     if features is None:

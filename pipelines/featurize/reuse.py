@@ -59,6 +59,7 @@ class _StoredFeatures:
     shape: MediumShape
     facts: dict[str, object]
     class_rows: list[torch.Tensor]
+    """Empty where the encoder has no class token."""
     payloads: list[bytes]
 
 
@@ -144,13 +145,15 @@ class StoredFeatures:
                 for medium in item.media
                 for one in self._read(item_key_of_media((medium.sha256,)), _modality_of(medium), [medium])
             ]
+        class_rows = [row for one in features for row in one.class_rows]
         packed = pack_features(
             [payload for one in features for payload in one.payloads],
-            torch.stack([row for one in features for row in one.class_rows]),
+            torch.stack(class_rows) if class_rows else None,
             media=[one.shape for one in features],
             codec=self._spec.codec.name,
             codec_version=self._spec.codec.version,
             num_patches=self._spec.encoder.num_patches,
+            width=self._spec.encoder.width,
         )
         pairs = zip(item.media, features, strict=True)
         told: list[dict[str, object]] = [one.facts | msgspec.to_builtins(medium) for medium, one in pairs]
@@ -216,7 +219,7 @@ def _take_apart(packed: bytes, told: Sequence[dict[str, object]]) -> Iterator[_S
             for offset, length in [view_range(header, view)]
         ]
         place += shape.num_views
-        rows = [section.class_row for section in sections]
+        rows = [section.class_row for section in sections if section.class_row is not None]
         yield _StoredFeatures(shape, facts, rows, [bytes(section.payload) for section in sections])
 
 

@@ -1,7 +1,8 @@
 """One medium by itself, encoded as a cache of the same spec holds it: for questions about new pictures.
 
 The features pass through the codec and back, so an answer does not depend on whether they come from the cache
-or from the encoder. They are bit-equal where the batch size is the cache's, else equal to rounding.
+or from the encoder. They are bit-equal where the batch size is the cache's, else equal to rounding; on a CPU,
+one thread computes and encodes as for a cache, and they are bit-equal.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from pipelines.featurize.spec import (
     settings_of,
 )
 from pipelines.featurize.write import one_thread
-from schemas.errors import ConfigError, WorkError
+from schemas.errors import ConfigError
 from schemas.feature import FeatureSpec
 from schemas.record import MediumKind
 from schemas.reducer import ReducerConfig
@@ -112,17 +113,14 @@ class MediumEncoder:
         rendered = self.render(data, kind)
         patches, class_rows = self._compute(rendered.views)
         grid = (rendered.num_frames, rendered.views_per_frame)
-        chosen = choose(MediumFeatures(patches.view(*grid, *patches.shape[1:]), class_rows.view(*grid, -1)))
+        by_frame = None if class_rows is None else class_rows.view(*grid, -1)
+        chosen = choose(MediumFeatures(patches.view(*grid, *patches.shape[1:]), by_frame))
         rows = chosen.class_rows
+        flat_rows = None if rows is None else rows.flatten(0, 1)
+        with one_thread():
+            payloads = encode_views(self._codec, chosen.patches.flatten(0, 1), flat_rows, self._reducer)
         stored = StoredFeatures(
-            payloads=tuple(
-                encode_views(
-                    self._codec,
-                    chosen.patches.flatten(0, 1),
-                    class_rows if rows is None else rows.flatten(0, 1),
-                    self._reducer,
-                )
-            ),
+            payloads=tuple(payloads),
             num_frames=chosen.patches.shape[0],
             views_per_frame=chosen.patches.shape[1],
             num_patches=patches.shape[1],
@@ -144,10 +142,8 @@ class MediumEncoder:
 
     def _compute(
         self, views: UInt8[np.ndarray, "views height width 3"]
-    ) -> tuple[Float[Tensor, "views patches hidden"], Float[Tensor, "views hidden"]]:
+    ) -> tuple[Float[Tensor, "views patches hidden"], Float[Tensor, "views hidden"] | None]:
         with one_thread():
             pixels = torch.as_tensor(normalize_views(views, self._policy.processor))
             output = self._encoder.encode_fixed(pixels, self._batch_size)
-        if output.class_row is None:
-            raise WorkError("the encoder gave no class row")
-        return output.patches.cpu(), output.class_row.cpu()
+        return output.patches.cpu(), None if output.class_row is None else output.class_row.cpu()

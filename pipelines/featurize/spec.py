@@ -46,11 +46,9 @@ def open_encoder(config: EncoderConfig) -> OpenedEncoder:
 
     Raises:
         NotFoundError: no such folder or name.
-        ConfigError: when it has no class token, which every cache keeps.
+        ConfigError: a model of another kind, or no such layer.
     """
     encoder = load_encoder(config.model, layer=config.layer, dtype=DTYPES[config.dtype])
-    if not encoder.has_class_row:
-        raise ConfigError(f"encoder {config.model!r} has no class token; use a CLIP tower")
     return OpenedEncoder(encoder, read_processor(config.model, encoder))
 
 
@@ -93,6 +91,7 @@ def describe_spec(
             num_patches=encoder.num_patches,
             width=encoder.width,
             dtype=config.dtype,
+            class_row=encoder.has_class_row,
         ),
         processor=ProcessorValues.model_validate(asdict(opened.processor)),
         image=ImageRules.model_validate(asdict(DEFAULT_IMAGE_POLICY) | {"decoder": _describe_pillow()}),

@@ -205,8 +205,8 @@ class _ShardEncoder:
             )
 
     def _pack(self, item: EncodedItem[RenderedItem]) -> bytes:
-        class_rows = item.class_rows.to("cpu", torch.float16)
-        if not bool(torch.isfinite(class_rows).all()):
+        class_rows = None if item.class_rows is None else item.class_rows.to("cpu", torch.float16)
+        if class_rows is not None and not bool(torch.isfinite(class_rows).all()):
             raise SampleError(RejectCode.NOT_FINITE, "the class row of a view is not finite, or beyond fp16")
         return pack_features(
             encode_views(self.codec, item.patches, item.class_rows, self.reducer),
@@ -215,6 +215,7 @@ class _ShardEncoder:
             codec=self.spec.codec.name,
             codec_version=self.spec.codec.version,
             num_patches=self.spec.encoder.num_patches,
+            width=self.spec.encoder.width,
         )
 
     def _describe_environment(self) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 What is read goes straight into it, piece after piece at multiples of 64, and is decoded from there. Memory
 that is new for every batch would be handed out by the kernel page by page, which takes longer than reading.
-Pinned, a GPU copies from it without the kernel's help.
 """
 
 from typing import Any, Final, cast
@@ -17,8 +16,8 @@ ALIGNMENT: Final = 64
 class ItemRoom:
     """A buffer that fills up from its start; for one thread."""
 
-    def __init__(self, num_bytes: int, *, is_pinned: bool = False) -> None:
-        self._tensor = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=is_pinned)
+    def __init__(self, num_bytes: int) -> None:
+        self._tensor = torch.empty(num_bytes, dtype=torch.uint8)
         self._view = memoryview(cast("Any", self._tensor.numpy()))
         self._used = 0
 

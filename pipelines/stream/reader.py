@@ -1,14 +1,14 @@
 """Features of items, by ranged reads: everything, or some views without the others.
 
 Whole items are read straight into the memory that they stay in, neighbors in one go (see
-`pipelines.stream.spans`); those of a batch into memory that is there already, to be decoded together where
-the features are wanted. Some views of an item cost one read of the header (4 KiB, more for clips of 160
-frames and above) and one per run of adjacent views. Everything is checked before it is handed out: whole
-items against the checksum of the index, single views against that of the header. Features stay as their
-codec wrote them: decoding is for where they are used. What is damaged in a cache is fetched again, once.
+`pipelines.stream.spans`); those of a batch into memory that is there already. Some views of an item cost one
+read of the header (4 KiB, more for clips of 160 frames and above) and one per run of adjacent views.
+Everything is checked before it is handed out: whole items against the checksum of the index, single views
+against that of the header. Features stay as their codec wrote them: decoding is for where they are used, on a
+GPU from pinned memory. What is damaged in a cache is fetched again, once.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from infra.storage import Storage
 from operators.batch import MediumFeatures
-from operators.codec import CPU, decode_views, open_view_codec
+from operators.codec import decode_views, open_view_codec
 from operators.feature_file import (
     PREFIX_BYTES,
     FeatureHeader,
@@ -119,7 +119,7 @@ class FeatureReader:
     def read_with_class_rows(
         self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
     ) -> tuple[MediumFeatures, ...]:
-        """The same, decoded, with the class row of each view; see `read_stored`."""
+        """The same, decoded, with the class row of each view, if the encoder has one; see `read_stored`."""
         place = self._indexes.find(shard, key)
         return self._retry(place.shard, lambda: self._read_with_class_rows(place, views, frames))
 
@@ -174,31 +174,6 @@ class FeatureReader:
             self._retry(span.shard, lambda span=span, data=data: self._fill(span, data))
             fetched += span.cut(data)
         return fetched
-
-    def read_batch(
-        self, wanted: Iterable[tuple[str, str]], room: ItemRoom, device: torch.device = CPU
-    ) -> list[tuple[MediumFeatures, ...]]:
-        """The features of whole items, by (shard, key), decoded on a device in one go.
-
-        Raises:
-            CorruptError: naming shard and item, when the bytes are not those that were written.
-            MismatchError: when they were made under another spec, or its views differ in length.
-            WorkError: when the room is too small.
-        """
-        if self.spec.reducer != "none":
-            raise MismatchError(
-                f"the views of {self.spec.short_digest} were reduced to tokens of any number; use `read_item`"
-            )
-        names = [*wanted]
-        opened: list[tuple[FeatureHeader, list[memoryview]]] = []
-        for (shard, key), data in zip(names, self.fetch_checked(names, room), strict=True):
-            with named_item(shard, key):
-                opened.append(self._open_whole(data))
-        payloads = [payload for _, cut in opened for payload in cut]
-        encoder = self.spec.encoder
-        decoded = decode_views(self.codec, payloads, encoder.num_patches, encoder.width, device)
-        parts = torch.split(decoded, [len(cut) for _, cut in opened])
-        return [_split(part, header.media) for part, (header, _) in zip(parts, opened, strict=True)]
 
     def list_shards(self) -> list[str]:
         """Names of the shards, in the order of the plan."""
@@ -283,15 +258,9 @@ class FeatureReader:
             chosen = choose_views(header.media, views, frames)
             places = [number for medium in chosen for number in medium.views]
             sections = self._read_sections(place, header, places, head, open_section)
-            rows = iter([section.class_row for section in sections])
+            rows = iter([section.class_row for section in sections if section.class_row is not None])
             return tuple(
-                MediumFeatures(
-                    stored.patches,
-                    torch.stack([*islice(rows, len(stored.payloads))]).view(
-                        stored.num_frames, stored.views_per_frame, stored.width
-                    ),
-                    stored.counts,
-                )
+                MediumFeatures(stored.patches, _stack_rows(stored, rows), stored.counts)
                 for stored in self._hand_out(header, chosen, [section.payload for section in sections])
             )
 
@@ -318,12 +287,12 @@ class FeatureReader:
 
     def _accept(self, header: FeatureHeader) -> None:
         encoder, codec = self.spec.encoder, self.spec.codec
-        found = (header.codec, header.codec_version, header.num_patches, header.width)
-        wanted = (codec.name, codec.version, encoder.num_patches, encoder.width)
+        found = (header.codec, header.codec_version, header.num_patches, header.width, header.has_class_rows)
+        wanted = (codec.name, codec.version, encoder.num_patches, encoder.width, encoder.class_row)
         if found != wanted:
             raise MismatchError(
-                f"a feature file holds (codec, version, patches, width) {found}, its spec says {wanted}; "
-                "featurize again"
+                f"a feature file holds (codec, version, patches, width, class rows) {found}, its spec says "
+                f"{wanted}; featurize again"
             )
 
     def _read_sections(
@@ -388,12 +357,11 @@ def _read_spec(storage: Storage, features: FeatureSet, name: str) -> FeatureSpec
     return spec
 
 
-def _split(
-    views: Float16[Tensor, "views patches width"], media: Sequence[MediumShape]
-) -> tuple[MediumFeatures, ...]:
-    """Views of an item by its media."""
-    parts = torch.split(views, [medium.num_views for medium in media])
-    return tuple(
-        MediumFeatures(part.reshape(medium.num_frames, medium.views_per_frame, *part.shape[1:]))
-        for part, medium in zip(parts, media, strict=True)
-    )
+def _stack_rows(
+    stored: StoredFeatures, rows: Iterator[Float16[Tensor, " width"]]
+) -> Float16[Tensor, "frames views width"] | None:
+    """The class rows of a medium, the next of all; None where there are none."""
+    own = [*islice(rows, len(stored.payloads))]
+    if not own:
+        return None
+    return torch.stack(own).view(stored.num_frames, stored.views_per_frame, stored.width)

@@ -12,6 +12,7 @@ from operators.reducers import build_reducer
 from operators.reducers.medium import MediumReducer
 from pipelines.commit import read_object
 from pipelines.featurize.attention import read_attention
+from pipelines.featurize.reduced import check_class_row
 from pipelines.stream.reader import ALL_FRAMES, FeatureReader
 from pipelines.stream.selection import ViewChoice
 from schemas.corpus import Manifest
@@ -29,7 +30,8 @@ class ReducingReader(FeatureReader):
         Raises:
             NotFoundError: the corpus has no features of this spec.
             MismatchError: they were reduced before they were stored.
-            ConfigError: the named reducer has weights of its own.
+            ConfigError: the named reducer has weights of its own, or asks for a class token that the encoder
+                does not have.
         """
         super().__init__(storage, manifest, spec)
         if self.spec.reducer != "none":
@@ -37,6 +39,7 @@ class ReducingReader(FeatureReader):
                 f"the features {spec} were reduced before they were stored; `reducer: {config.name}` needs a "
                 "cache of all patches"
             )
+        check_class_row(config, has_class_row=self.spec.encoder.class_row)
         weights = read_attention(read_object(storage, manifest.features[spec].attention))
         self._reducer = MediumReducer(build_reducer(config), weights)
 

@@ -173,7 +173,9 @@ def _is_zero_between(data: bytes, header: FeatureHeader) -> bool:
 
 
 def _compare_spec(header: FeatureHeader, spec: FeatureSpec) -> str | None:
-    found = (header.codec, header.codec_version, header.num_patches, header.width)
+    found = (header.codec, header.codec_version, header.num_patches, header.width, header.has_class_rows)
     encoder = spec.encoder
-    wanted = (spec.codec.name, spec.codec.version, encoder.num_patches, encoder.width)
-    return None if found == wanted else f"is of codec and shape {found}, its spec says {wanted}"
+    wanted = (spec.codec.name, spec.codec.version, encoder.num_patches, encoder.width, encoder.class_row)
+    if found == wanted:
+        return None
+    return f"is of (codec, version, patches, width, class rows) {found}, its spec says {wanted}"

@@ -15,10 +15,8 @@ from operators.reducers.medium import MediumReducer
 from pipelines.commit import load_manifest, read_object
 from pipelines.featurize.attention import read_attention
 from pipelines.featurize.single import MediumEncoder
-from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.reducing import ReducingReader
-from schemas.errors import MismatchError
 from schemas.record import MediumKind
 from schemas.reducer import ReducerConfig
 
@@ -160,12 +158,6 @@ def test_a_reduced_cache_trains_and_is_evaluated(job: SmallJob, tmp_path: Path, 
         "generate", tmp_path / "run", "--video", job.folder / "media/v_red.mp4", QUESTION, "--json"
     )
     assert asked.status == 0, asked.err
-
-
-def test_views_of_differing_length_are_no_batch(job: SmallJob) -> None:
-    cache = open_cache(job, "prumerge")
-    with pytest.raises(MismatchError, match="use `read_item`"):
-        cache.read_batch(list_items(cache)[:2], ItemRoom(1 << 20))
 
 
 def test_inspect_tells_how_many_tokens_are_left(job: SmallJob) -> None:

@@ -13,6 +13,7 @@ from operators.feature_file import (
     PREFIX_BYTES,
     FeatureHeader,
     MediumShape,
+    cut_views,
     measure_header,
     open_section,
     pack_features,
@@ -35,13 +36,19 @@ def packed(num_views: int = 6, media: tuple[MediumShape, ...] = MEDIA) -> bytes:
         codec="int8",
         codec_version=1,
         num_patches=4,
+        width=8,
     )
 
 
-def read_view(data: bytes, header: FeatureHeader, index: int) -> tuple[bytes, bytes]:
+def packed_without_class_rows() -> bytes:
+    return pack_features(PAYLOADS, None, media=MEDIA, codec="int8", codec_version=1, num_patches=4, width=8)
+
+
+def read_view(data: bytes, header: FeatureHeader, index: int) -> tuple[bytes | None, bytes]:
     offset, length = view_range(header, index)
     section = open_section(header, index, data[offset : offset + length])
-    return section.class_row.numpy().tobytes(), bytes(section.payload)
+    row = section.class_row
+    return None if row is None else row.numpy().tobytes(), bytes(section.payload)
 
 
 def reseal(data: bytearray) -> bytes:
@@ -84,6 +91,16 @@ def test_header_and_views_come_back() -> None:
         assert read_view(data, header, index) == (CLASS_ROWS[index].numpy().tobytes(), PAYLOADS[index])
 
 
+def test_without_class_rows_a_section_is_the_view() -> None:
+    data = packed_without_class_rows()
+    header = read_header(data)
+    assert struct.unpack_from("<IIII", data, 32) == (6, 4, 8, 1)
+    assert not header.has_class_rows
+    assert [view.length for view in header.views] == [len(payload) for payload in PAYLOADS]
+    assert [read_view(data, header, index) for index in range(6)] == [(None, one) for one in PAYLOADS]
+    assert cut_views(header, memoryview(data)) == [memoryview(one) for one in PAYLOADS]
+
+
 def test_the_header_needs_no_more_than_its_own_bytes() -> None:
     data = packed()
     length = measure_header(data[:PREFIX_BYTES])
@@ -101,8 +118,8 @@ def test_views_that_do_not_fit_the_media_are_refused(num_views: int, media: tupl
         packed(num_views, media)
 
 
-def test_every_flipped_byte_is_found_or_harmless() -> None:
-    data = packed()
+@pytest.mark.parametrize("data", [packed(), packed_without_class_rows()], ids=["with rows", "without"])
+def test_every_flipped_byte_is_found_or_harmless(data: bytes) -> None:
     header = read_header(data)
     found = 0
     for position in range(len(data)):
@@ -151,6 +168,7 @@ def test_damage_is_corrupt_or_harmless(keep: int, changes: list[tuple[int, int]]
         (32, "<I", 2**32 - 1, "ends inside its header"),
         (32, "<I", 5, "contradict"),
         (40, "<I", 2**31, "contradict"),
+        (44, "<I", 2, "contradict"),
         (48, "<Q", 2**63, "contradict"),
         (64, "<I", 0, "contradict"),
         (80, "<Q", 2**64 - 64, "contradict"),

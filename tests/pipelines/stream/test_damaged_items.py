@@ -40,6 +40,7 @@ def write(name: str, seed: int = 0) -> bytes:
         codec=name,
         codec_version=identity.version,
         num_patches=PATCHES,
+        width=views.shape[-1],
     )
 
 

@@ -39,6 +39,7 @@ def test_the_recipe_reads_what_we_read(tmp_path: Path) -> None:
             codec=identity.name,
             codec_version=identity.version,
             num_patches=PATCHES,
+            width=WIDTH,
         )
         members += [(f"{key}.feat.bin", data), (f"{key}.json", b"{}")]
     tar = tmp_path / "image-all.tar"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_corpus import TinyCorpus, build_corpus
 
 from infra.storage import LocalStorage, Seen
-from operators.feature_file import MediumShape, read_header
+from operators.feature_file import MediumShape, cut_views, read_header
 from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.selection import choose_views, select_frames
@@ -75,11 +75,10 @@ def test_a_batch_of_whole_items_is_what_each_is_alone(corpus: TinyCorpus) -> Non
     for size in (1, 3, 8):
         for start in range(0, len(items), size):
             wanted = [(item.shard, item.key) for item in items[start : start + size]]
-            batch = reader.read_batch(wanted, room)
-            for features, (shard, key) in zip(batch, wanted, strict=True):
-                alone = reader.read_item(key, shard=shard)
-                assert [one.patches.shape for one in features] == [one.patches.shape for one in alone]
-                assert all(torch.equal(a.patches, b.patches) for a, b in zip(features, alone, strict=True))
+            for data, (shard, key) in zip(reader.fetch_checked(wanted, room), wanted, strict=True):
+                header, alone = read_header(data), reader.read_stored(key, shard)
+                assert [one.num_frames for one in alone] == [one.num_frames for one in header.media]
+                assert cut_views(header, data) == [payload for one in alone for payload in one.payloads]
 
 
 def test_a_batch_is_read_into_the_room_that_is_there(corpus: TinyCorpus) -> None:
@@ -107,7 +106,7 @@ def test_damage_in_a_batch_is_named(copied: TinyCorpus) -> None:
     path.write_bytes(data)
     wanted = [(item.shard, item.key) for item in items]
     with pytest.raises(CorruptError, match=f"shard {bad.shard}, item {bad.key}: view 4 of 5"):
-        open_reader(copied).read_batch(wanted, ItemRoom(200_000))
+        open_reader(copied).fetch_checked(wanted, ItemRoom(200_000))
 
 
 def test_the_whole_picture_alone(corpus: TinyCorpus) -> None:

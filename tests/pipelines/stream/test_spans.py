@@ -34,6 +34,7 @@ def item(num_views: int, view_bytes: int) -> bytes:
         codec="none",
         codec_version=1,
         num_patches=1,
+        width=4,
     )
 
 

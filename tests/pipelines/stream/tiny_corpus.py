@@ -213,6 +213,7 @@ def _write_features(storage: LocalStorage, name: str, items: Sequence[Item]) -> 
             codec=identity.name,
             codec_version=identity.version,
             num_patches=PATCHES,
+            width=WIDTH,
         )
         members += [(f"{item.key}.feat.bin", data), (f"{item.key}.json", b"{}")]
     file = io.BytesIO()
