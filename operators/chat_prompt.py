@@ -30,6 +30,7 @@ from operators.tokenizer import ChatMessage, Tokenizer
 from schemas.digest import digest_of
 from schemas.errors import ConfigError, RejectCode, SampleError
 from schemas.record import Turn
+from schemas.training import TemplateName
 
 VICUNA_V1: Final = (
     "{{ bos_token }}A chat between a curious user and an artificial intelligence assistant. "
@@ -41,6 +42,24 @@ VICUNA_V1: Final = (
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 """The template of Vicuna 1.1 and LLaVA-1.5 (`v1`): no space after an answer's end."""
+
+LLAVA_LLAMA_3: Final = (
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the "
+    "user provides, and assist the user with a variety of tasks using natural language.<|eot_id|>"
+    "{% for message in messages %}"
+    "<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n{{ message.content }}<|eot_id|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+"""LLaVA's for Llama 3 and 3.1: its own system prompt, and none of the dates that Llama 3.1's would write."""
+
+TEMPLATES: Final[dict[TemplateName, str | None]] = {
+    "own": None,
+    "vicuna_v1": VICUNA_V1,
+    "llava_llama_3": LLAVA_LLAMA_3,
+}
+"""By what a configuration calls them; None: the tokenizer's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +239,7 @@ class ChatPrompter:
 
 
 def build_prompter(
-    tokenizer: Tokenizer, stage: Literal[1, 2], template: Literal["own", "vicuna_v1"], max_tokens: int
+    tokenizer: Tokenizer, stage: Literal[1, 2], template: TemplateName, max_tokens: int
 ) -> Prompter:
     """The prompter of a stage.
 
@@ -229,7 +248,7 @@ def build_prompter(
     """
     if stage == 1:
         return CaptionPrompter(tokenizer, max_tokens)
-    return ChatPrompter(tokenizer, max_tokens, VICUNA_V1 if template == "vicuna_v1" else None)
+    return ChatPrompter(tokenizer, max_tokens, TEMPLATES[template])
 
 
 def _mark(turn: int) -> str:

@@ -58,7 +58,8 @@ class DataConfig(StrictModel):
     unit: Literal["count", "cell", "pack"] = "count"
     """What goes through the model at once. count: `micro_batch` examples of like length; cell: examples of
     like length, at most `unit_tokens` with their padding; pack: examples that fill one sequence of
-    `unit_tokens`. The trainer still computes a pack as padded rows: the same loss, without the saving."""
+    `unit_tokens`, which the language model reads as one row without padding: positions begin anew with each
+    example, and none attends to another."""
     batch: Count = 256
     """Examples of an optimizer step, where units are counted."""
     micro_batch: Count = 8

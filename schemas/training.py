@@ -19,6 +19,7 @@ from schemas.stream import HOW, DataConfig
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+TemplateName = Literal["own", "vicuna_v1", "llava_llama_3"]
 
 _NOT_COMPARED = {
     "corpus": True,
@@ -64,8 +65,9 @@ class ModelConfig(StrictModel):
 
     llm: str = "lmsys/vicuna-7b-v1.5"
     """A name on the Hub or a folder with safetensors and a tokenizer."""
-    template: Literal["own", "vicuna_v1"] = "own"
-    """How a conversation is written in stage 2: the tokenizer's own chat template, or Vicuna's."""
+    template: TemplateName = "own"
+    """How a conversation is written in stage 2: the tokenizer's own chat template, Vicuna's, or LLaVA's for
+    Llama 3 and 3.1, which has LLaVA's system prompt and no dates."""
     grid: Annotated[int, Field(gt=0, le=24)] = 1
     """C: a frame becomes C*C tokens (stage 2)."""
     reducer: ReducerConfig = ReducerConfig()

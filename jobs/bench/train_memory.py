@@ -33,7 +33,7 @@ def record_peak(llm_config: LlamaConfig, config: TrainConfig, step: StepShape) -
     resident = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     optimizer = build_optimizer(model, config, 2)
     batch = make_batch(step)
-    layout = model.lay_out(batch, batch.frames)
+    layout = model.lay_out(batch, batch.frames, packed=model.plan.packed)
 
     def take_step(number: int) -> None:
         optimizer.begin_step(number)

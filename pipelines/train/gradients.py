@@ -107,7 +107,7 @@ def sum_losses(
     model, given = assembly.model, batch or _empty_batch()
     device = torch.device(model.token_embeddings.weight.device.type)
     moved = given.to(device)
-    layout = model.lay_out(given, moved.frames)
+    layout = model.lay_out(given, moved.frames, packed=model.plan.packed)
     with computing(device, dtype):
         total = model(moved, layout, num_passes).total
     num_views, num_patches = (1, 0) if moved.frames is None else moved.frames.shape[1:3]

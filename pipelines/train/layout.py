@@ -1,9 +1,9 @@
 """Where every token of a batch goes: index arithmetic, worked out on the CPU before anything is computed.
 
 The model gathers its input rows from one pool, [text | vision | zero], so that splicing is one indexed copy
-whatever the number of media in an example. All layouts are right-padded, which is why attention needs no
-mask. Laid out while the batch still stands on the CPU, a step waits for no device; what is laid out later
-costs a copy of the token rows back.
+whatever the number of media in an example. All layouts are right-padded, or join the examples in one row
+without padding, which is why attention needs no mask. Laid out while the batch still stands on the CPU, a
+step waits for no device; what is laid out later costs a copy of the token rows back.
 """
 
 from dataclasses import dataclass, replace
@@ -48,9 +48,12 @@ class FusionLayout:
 class SequenceLayout:
     """The rows that the language model reads, and those whose prediction is learned."""
 
-    sources: Int64[Tensor, "batch length"]
-    """Entry of the pool [text | vision | zero] for each token."""
+    sources: Int64[Tensor, "rows length"]
+    """Entry of the pool [text | vision | zero] for each token: a row for each example, or one for all."""
     lengths: tuple[int, ...]
+    """Of the examples."""
+    positions: Int64[Tensor, "1 length"] | None
+    """Of the tokens within their examples, where these share one row."""
     label_rows: Int64[Tensor, " labels"]
     """Entries of the flattened output that predict a learned token."""
     label_targets: Int64[Tensor, " labels"]
@@ -62,6 +65,7 @@ class SequenceLayout:
         return replace(
             self,
             sources=self.sources.to(device),
+            positions=None if self.positions is None else self.positions.to(device),
             label_rows=self.label_rows.to(device),
             label_targets=self.label_targets.to(device),
             label_examples=self.label_examples.to(device),
@@ -80,13 +84,15 @@ class BatchLayout:
         return BatchLayout(self.fusion and self.fusion.to(device), self.sequence.to(device))
 
 
-def plan_batch(batch: ModelBatch, tokens_per_frame: int, *, fuses: bool) -> BatchLayout:
+def plan_batch(batch: ModelBatch, tokens_per_frame: int, *, fuses: bool, packed: bool = False) -> BatchLayout:
     """Lay out a batch whose frames become `tokens_per_frame` tokens, and `fuses` its instructions or not.
 
-    Where the batch counts its frames' own tokens, `tokens_per_frame` is the length of the longest.
+    Where the batch counts its frames' own tokens, `tokens_per_frame` is the length of the longest. `packed`
+    examples share one row of the language model; they are fused each for itself all the same.
     """
     fusion = plan_fusion(batch) if fuses and batch.frames_per_medium else None
-    return BatchLayout(fusion, plan_sequence(batch, tokens_per_frame))
+    sequence = plan_sequence(batch, tokens_per_frame)
+    return BatchLayout(fusion, pack_sequence(sequence) if packed else sequence)
 
 
 def plan_fusion(batch: ModelBatch) -> FusionLayout:
@@ -130,6 +136,21 @@ def plan_sequence(batch: ModelBatch, tokens_per_frame: int) -> SequenceLayout:
     return _with_labels(sources, torch.cat([labels.flatten(), no_labels])[sources], tuple(map(len, rows)))
 
 
+def pack_sequence(padded: SequenceLayout) -> SequenceLayout:
+    """The same examples in one row, one after another, without their padding."""
+    lengths = torch.tensor(padded.lengths)
+    longest = padded.sources.shape[1]
+    places = torch.arange(longest).expand(len(padded.lengths), -1)
+    is_token = places < lengths[:, None]
+    moved = lengths.cumsum(0) - lengths - torch.arange(len(padded.lengths)) * longest
+    return replace(
+        padded,
+        sources=padded.sources[is_token][None],
+        positions=places[is_token][None],
+        label_rows=padded.label_rows + moved[padded.label_examples],
+    )
+
+
 def place_vision(batch: ModelBatch, first: int, longest: int) -> list[Int64[Tensor, " _"]]:
     """Pool entries of each medium's vision tokens; a frame has room for `longest`, and fills some of it."""
     own = batch.frame_tokens or (longest,) * sum(batch.frames_per_medium)
@@ -169,6 +190,7 @@ def _with_labels(
     return SequenceLayout(
         sources=sources,
         lengths=lengths,
+        positions=None,
         label_rows=examples * sources.shape[1] + rows,
         label_targets=labels[examples, rows + 1],
         label_examples=examples,

@@ -9,7 +9,7 @@ tower is never here: its output comes from the cache.
 The language model is any Hugging Face causal LM with Llama-like parts (`layers`, `embed_tokens`, `norm` and
 an output head). Its token embeddings are looked up without gradient unless asked, as in the published
 training. Rows are right-padded and causal, so no attention mask is ever given: what a token reads stands
-before it.
+before it. A pack is one row: positions begin anew with each example, and none attends to another.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from operators.batch import ModelBatch
-from operators.causal import use_causal_kernel
+from operators.causal import check_shareable, share_row, use_causal_kernel
 from operators.prefusion import Prefusion
 from operators.projector import Projector
 from operators.reducers import Reducer, build_reducer, build_trained_reducer, reduce_frames
@@ -58,7 +58,7 @@ class ParameterGroup(NamedTuple):
 class SplicedRows(NamedTuple):
     """What the language model reads, and where its tokens came from."""
 
-    embeddings: Float[Tensor, "batch length width"]
+    embeddings: Float[Tensor, "rows length width"]
     layout: SequenceLayout
 
 
@@ -71,10 +71,12 @@ class OneTokenModel(nn.Module):
         """Build fresh modules around `llm`, on its device and in its dtype; stage 1 has a projector only.
 
         Raises:
-            ConfigError: the shape does not fit the language model.
+            ConfigError: the shape does not fit the language model, or its examples cannot share a row.
         """
         super().__init__()
         self.shape, self.stage, self.plan = shape, stage, plan or ActivationPlan()
+        if self.plan.packed:
+            check_shareable(llm.config)
         self.train_embeddings = False
         use_causal_kernel(llm)
         self.llm = llm
@@ -144,12 +146,20 @@ class OneTokenModel(nn.Module):
         return tuple(group for group in groups if group.parameters)
 
     def lay_out(
-        self, batch: ModelBatch, frames: Float[Tensor, "frames views patches encoder_width"] | None
+        self,
+        batch: ModelBatch,
+        frames: Float[Tensor, "frames views patches encoder_width"] | None,
+        *,
+        packed: bool = False,
     ) -> BatchLayout:
-        """Where the tokens of a batch with these frames go; cheapest while the batch stands on the CPU."""
+        """Where the tokens of a batch with these frames go; cheapest while the batch stands on the CPU.
+
+        `packed` puts its examples into one row of the language model, without padding.
+        """
         shape = (1, 0) if frames is None else (frames.shape[1], frames.shape[2])
         self.check_reduced(batch)
-        return plan_batch(batch, self.count_frame_tokens(*shape), fuses=self.prefusion is not None)
+        fuses = self.prefusion is not None
+        return plan_batch(batch, self.count_frame_tokens(*shape), fuses=fuses, packed=packed)
 
     def count_frame_tokens(self, num_views: int, num_patches: int) -> int:
         """What a frame takes in the language model's sequence; of reduced frames, the longest."""
@@ -185,12 +195,14 @@ class OneTokenModel(nn.Module):
 
         Args:
             batch: its examples.
-            layout: as `lay_out` gave it; omitted: laid out now.
+            layout: as `lay_out` gave it; omitted: laid out now, packed if the plan says so.
             num_passes: how often the vision modules run, at least as often as the batch needs; where several
                 processes compute together, all must run them alike. Omitted: as the batch needs.
         """
-        rows, sequence = self.splice(batch, layout, num_passes)
-        hidden = self.llm.base_model(inputs_embeds=rows, use_cache=False).last_hidden_state
+        planned = layout or self.lay_out(batch, batch.frames, packed=self.plan.packed)
+        rows, sequence = self.splice(batch, planned, num_passes)
+        packed = {} if sequence.positions is None else share_row(sequence.lengths, sequence.positions)
+        hidden = self.llm.base_model(inputs_embeds=rows, use_cache=False, **packed).last_hidden_state
         losses = token_losses(
             self.head,
             hidden.flatten(0, 1)[sequence.label_rows],

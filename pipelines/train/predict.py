@@ -95,7 +95,7 @@ def predict(llm_config: PretrainedConfig, config: TrainConfig, step: StepShape) 
     live = LiveBytes()
     weights = live.count([*model.parameters(), *model.buffers()])
     batch = make_batch(step, mode)
-    layout = model.lay_out(batch, batch.frames)
+    layout = model.lay_out(batch, batch.frames, packed=model.plan.packed)
     live.count([] if batch.frames is None else [batch.frames])
     with mode, live:
         optimizer, state = _make_optimizer(model, config)

@@ -1,4 +1,4 @@
-"""What a user chooses about a model: its parts, the stage of training, and what is recomputed."""
+"""What a user chooses about a model: its parts, the stage of training, and how a step is computed."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -31,7 +31,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationPlan:
-    """What is recomputed in the backward pass instead of kept; decides memory and time, never numbers."""
+    """How a step is computed: decides memory and time, and numbers up to rounding only."""
 
     checkpoint: bool = False
     """Recompute the language model's and the pre-fusion's layers, one at a time."""
@@ -43,6 +43,8 @@ class ActivationPlan:
     """
     loss_rows_per_chunk: int | None = None
     """Rows of logits that exist at once; None: as many as make 2^26 logits."""
+    packed: bool = False
+    """The examples of a micro-batch share one row of the language model: nothing is padded there."""
 
 
 def shape_of(config: TrainConfig, encoder_width: int) -> ModelShape:
@@ -58,7 +60,9 @@ def shape_of(config: TrainConfig, encoder_width: int) -> ModelShape:
 
 
 def plan_of(config: TrainConfig) -> ActivationPlan:
-    """What a configuration has recomputed."""
+    """How a configuration has steps computed."""
     return ActivationPlan(
-        checkpoint=config.memory.checkpoint_layers, frames_per_chunk=config.memory.frames_per_chunk
+        checkpoint=config.memory.checkpoint_layers,
+        frames_per_chunk=config.memory.frames_per_chunk,
+        packed=config.data.unit == "pack",
     )

@@ -58,11 +58,24 @@ def test_both_stages_train(outcomes, small_job):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_resumed_run_is_bit_equal(small_job, tmp_path, number):
-    whole, cut = small_job.out(number), tmp_path / "cut"
+    check_resumed(small_job.out(number), yaml.safe_load(small_job.stage(number).read_text()), tmp_path)
+
+
+def test_a_resumed_run_over_packs_is_bit_equal(small_job, outcomes, tmp_path):
+    document = yaml.safe_load(small_job.stage(2).read_text()) | {"out": str(tmp_path / "whole")}
+    document["data"] = {"unit": "pack", "unit_tokens": 100, "units": 2, "max_tokens": 100}
+    assert run_onetoken("train", write_yaml(tmp_path / "whole.yaml", document)).status == 0
+    lines = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert max(line["num_examples"] for line in lines) > 2 * 2, "two packs must hold more than two each"
+    check_resumed(tmp_path / "whole", document, tmp_path)
+
+
+def check_resumed(whole, document, tmp_path):
+    """Cut a run in the middle: what it ends with, once resumed, is what the whole run ended with."""
+    cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / f"step-{NUM_STEPS:06d}")
-    document = yaml.safe_load(small_job.stage(number).read_text()) | {"out": str(cut)}
-    config = write_yaml(tmp_path / "cut.yaml", document)
+    config = write_yaml(tmp_path / "cut.yaml", document | {"out": str(cut)})
     resumed = run_onetoken("train", config, "--resume", "--json")
     assert resumed.status == 0, resumed.err
     assert (cut / f"step-{CUT_AT:06d}").is_dir()

@@ -14,6 +14,7 @@ from operators.batch import IGNORED_LABEL, MEDIUM_TOKEN
 from operators.chat_prompt import ChatPrompter, build_prompter
 from operators.prompt import Prompt
 from operators.tokenizer import Tokenizer
+from schemas.errors import ConfigError
 from schemas.record import Turn
 
 BEGIN, START, END, EOT, EOM, PYTHON = (
@@ -103,6 +104,60 @@ def test_llama_token_by_token(template: str) -> None:
     assert list(asked.token_ids) == spell(tokenizer, *start, *first)
     assert prompter.stop_ids == set(spell(tokenizer, EOT, "<|end_of_text|>"))
     assert list(prompt.token_ids).count(spell(tokenizer, BEGIN)[0]) == 1
+
+
+LLAVA_SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the "
+    "user provides, and assist the user with a variety of tasks using natural language."
+)
+
+
+@pytest.mark.parametrize("own", [LLAMA_3, EARLY_LLAMA_3, LLAMA_3_1], ids=["3", "first release", "3.1"])
+def test_llava_for_llama_token_by_token(own: str) -> None:
+    """LLaVA's `llama_3` and `llama_3_1`, whatever template the tokenizer brings: system prompt, no dates.
+
+    Masked are BOS, the system message with its end, questions with theirs, and headers; learned are answers
+    and their ends. The published code counts four tokens of a header too many with the stock template of
+    Llama 3.1, and so masks all of them.
+    """
+    tokenizer = build_llama(own)
+    prompter = build_prompter(tokenizer, 2, "llava_llama_3", 1000)
+    start = [BEGIN, *header("system"), LLAVA_SYSTEM, EOT]
+    first = [*header("user"), "●", "\nWhat is it?", EOT, *header("assistant")]
+    second = [*header("user"), "Why?", EOT, *header("assistant")]
+    prompt = prompter.write_training(TURNS, 1)
+    assert list(prompt.token_ids) == spell(tokenizer, *start, *first, "A cat.", EOT, *second, "So.", EOT)
+    assert learned(prompt) == spell(tokenizer, "A cat.", EOT, "So.", EOT)
+    fused = [token for token, is_fused in zip(prompt.token_ids, prompt.fuse_mask, strict=True) if is_fused]
+    assert fused == spell(tokenizer, *start, *(piece for piece in first if piece != "●"), *second)
+    assert list(prompter.write_question(TURNS[:1], 1).token_ids) == spell(tokenizer, *start, *first)
+    assert prompter.stop_ids == set(spell(tokenizer, EOT, "<|end_of_text|>"))
+
+
+@pytest.mark.parametrize("own", [LLAMA_3, EARLY_LLAMA_3], ids=["3", "first release"])
+def test_llava_for_llama_as_the_published_code_renders_it(own: str) -> None:
+    """That code sends its system prompt as a message through the tokenizer's template."""
+    tokenizer = build_llama(own)
+    turns = [human("the color"), gpt("is red"), human("and now"), gpt("blue.")]
+    messages = [{"role": "system", "content": LLAVA_SYSTEM}] + [
+        {"role": "user" if turn.role == "human" else "assistant", "content": turn.text} for turn in turns
+    ]
+    rendered = tokenizer.backend.apply_chat_template(messages, tokenize=True, return_dict=False)
+    if own is EARLY_LLAMA_3:
+        rendered = rendered[: -len(spell(tokenizer, *header("assistant")))]
+    ours = build_prompter(tokenizer, 2, "llava_llama_3", 1000).write_training(turns, 0)
+    assert list(ours.token_ids) == rendered
+
+
+def test_llava_for_llama_needs_its_special_tokens() -> None:
+    tokenizer = build_llama(LLAMA_3)
+    backend = tokenizer.backend
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=Backend(models.BPE(vocab=backend.get_vocab(), merges=[])),
+        eos_token="<|end_of_text|>",
+    )
+    with pytest.raises(ConfigError, match="no special token to stop at"):
+        build_prompter(Tokenizer(plain), 2, "llava_llama_3", 1000)
 
 
 @pytest.mark.parametrize("template", [LLAMA_3, LLAMA_3_1], ids=["llama 3", "llama 3.1"])
