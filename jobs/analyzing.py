@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.storage import open_storage
-from jobs import comparing
+from jobs import comparing, latency
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption
 from jobs.totals import in_table
@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
     group.command("flops", help=HELP["flops"])(flops_command)
     group.command("attention", help=HELP["attention"])(attention_command)
     group.command("live", help=comparing.HELP)(comparing.live_command)
+    group.command("latency", help=latency.HELP)(latency.latency_command)
     group.command("memory", help=HELP["memory"])(memory_command)
     group.command("roofline", help=HELP["roofline"])(roofline_command)
     app.add_typer(group, name="analyze")

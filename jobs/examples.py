@@ -32,6 +32,7 @@ EXAMPLES: Final = {
     "analyze": ("onetoken analyze flops --llm vicuna-7b",),
     "analyze attention": ("onetoken analyze attention runs/stage2 --out attention",),
     "analyze flops": ("onetoken analyze flops --llm vicuna-7b --text 43",),
+    "analyze latency": ("onetoken analyze latency", "onetoken analyze latency runs/stage2 --rounds 9"),
     "analyze live": ("onetoken analyze live stage2.yaml",),
     "analyze memory": ("onetoken analyze memory --llm llama-3.1-8b",),
     "analyze roofline": ("onetoken analyze roofline --json",),

@@ -133,8 +133,7 @@ def write_tables(folder: Path, layers: Sequence[LayerRow], dropped: Sequence[Dro
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("attention.parquet", "dropped.parquet")]
     for path, rows in zip(paths, (layers, dropped), strict=True):
-        table = _arrow.Table.from_pylist([asdict(row) for row in rows])
-        _parquet.write_table(table, path)
+        write_table(path, [asdict(row) for row in rows])
     response = [row for row in layers if row.looking == NAMES[Role.RESPONSE]]
     charts: dict[str, Mapping[str, Sequence[float]]] = {
         "attention.png": {name: [float(getattr(row, name)) for row in response] for name in NAMES.values()},
@@ -145,6 +144,11 @@ def write_tables(folder: Path, layers: Sequence[LayerRow], dropped: Sequence[Dro
         draw_lines(lines).save(folder / name)
         paths.append(folder / name)
     return paths
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Plain rows as parquet."""
+    _parquet.write_table(_arrow.Table.from_pylist(rows), path)
 
 
 def draw_lines(lines: Mapping[str, Sequence[float]]) -> Image.Image:
