@@ -71,7 +71,8 @@ class Resources:
     """A worker that takes longer is killed, as if it had died."""
 
 
-ONE_CPU: Final = Resources()
+ONE_CPU: Final = Resources(memory_bytes=1 << 30)
+"""What workers of the data stages need: one thread each, and no more than some 400 MiB beside large rows."""
 
 
 Observer = Callable[[Event], None]

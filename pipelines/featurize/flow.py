@@ -13,6 +13,7 @@ from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import Engine, Progress, Resources, no_progress, run_as_finished
 from pipelines.featurize.attention import pack_attention
 from pipelines.featurize.reduced import check_class_row
+from pipelines.featurize.resources import state_resources
 from pipelines.featurize.reuse import Donor, find_own_donor
 from pipelines.featurize.spec import open_encoder
 from pipelines.featurize.statistics import put_spec, settle_spec
@@ -70,7 +71,8 @@ def featurize(
         if reuse:
             donors.append(Donor(reuse, load_manifest(reuse).digest))
         worker = EncodeWorker(storage, recipe, spec, tables_of(manifest), num_decoders, tuple(donors))
-        features = _encode(worker, engine, progress, manifest, features)
+        resources = state_resources(engine, opened.encoder)
+        features = _encode(worker, engine, progress, manifest, features, resources)
     named = features.model_copy(update={"encoder": recipe.encoder.model})
     extended = manifest.model_copy(update={"features": manifest.features | {spec.short_digest: named}})
     publish_manifest(storage, extended, derived_from=manifest)
@@ -103,12 +105,16 @@ def _describe_cache(storage: Storage, manifest: Manifest, spec: FeatureSpec, att
 
 
 def _encode(
-    worker: EncodeWorker, engine: Engine, progress: Progress, manifest: Manifest, empty: FeatureSet
+    worker: EncodeWorker,
+    engine: Engine,
+    progress: Progress,
+    manifest: Manifest,
+    empty: FeatureSet,
+    resources: Resources,
 ) -> FeatureSet:
     """Run the encoder over what is not committed yet; the cache with its shards."""
     units = FeatureUnits(manifest)
     encoder = worker.spec.encoder
-    resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
     shards: dict[int, ShardEntry] = {}
     rejects: dict[int, list[FeatureReject]] = {}
     counts: Counter[str] = Counter()

@@ -27,7 +27,8 @@ from infra.storage import Storage
 from operators.codec import find_kind
 from operators.codec.robust import measure_channels
 from pipelines.commit import FIRST_WINS, commit, find_commit, parse_stored, read_object
-from pipelines.engine import Engine, Progress, Resources, run_in_order
+from pipelines.engine import Engine, Progress, run_in_order
+from pipelines.featurize.resources import state_resources
 from pipelines.featurize.reuse import find_spec, read_spec, without_statistics
 from pipelines.featurize.samples import read_sample_items
 from pipelines.featurize.single import MediumEncoder
@@ -102,7 +103,7 @@ def settle_spec(
     else:
         unit = _plan_unit(manifest, choose_views(storage, manifest, recipe.views))
         worker = StatisticsWorker(storage, recipe, plain)
-        resources = Resources(num_gpus=1.0 if engine.has_gpu else 0.0)
+        resources = state_resources(engine, opened.encoder)
         (statistics,) = run_in_order(engine, worker, [unit], "statistics", progress, resources)
         codec = plain.codec.model_copy(update={"statistics": statistics})
         entry = put_spec(storage, plain.model_copy(update={"codec": codec}))
