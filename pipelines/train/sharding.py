@@ -4,7 +4,8 @@ A layer's weights are gathered when it computes and dropped afterwards, so what 
 two layers. Gradients are averaged over processes in float32. With one process nothing is cut.
 
 A model is whole on the CPU of each process before it is cut: a machine needs that much memory per process.
-What optimizers see are shards, so rules that look at whole matrices (Adafactor) are for one process.
+What optimizers see are shards, so rules that look at whole matrices (Adafactor) are for one process; so are
+weights in 4 bits, whose scales lie beside them. Adapters and the frozen weights below them are cut alike.
 """
 
 from itertools import chain
@@ -29,16 +30,12 @@ def shard_model(
     """Move a model to where it computes; with several processes each keeps its share.
 
     Raises:
-        ConfigError: the optimizer is for one process.
+        ConfigError: the optimizer, or what the weights are kept in, is for one process.
     """
     if processes.is_alone:
         model.to(device)
         return
-    if config.optimizer.kind != "adamw":
-        raise ConfigError(
-            f"`optimizer.kind: {config.optimizer.kind}` is for one GPU, and {processes.world_size} processes "
-            "train; write adamw, whose memory is divided among them"
-        )
+    _check_divisible(config, processes.world_size)
     mesh = init_device_mesh(device.type, (processes.world_size,))
     policy = MixedPrecisionPolicy(
         param_dtype=dtype_of(config.run), reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -50,6 +47,19 @@ def shard_model(
     for name, buffer in model.named_buffers():
         owner, _, last = name.rpartition(".")
         cast(Any, model.get_submodule(owner))._buffers[last] = buffer.to(device)
+
+
+def _check_divisible(config: TrainConfig, world_size: int) -> None:
+    if config.optimizer.kind != "adamw":
+        raise ConfigError(
+            f"`optimizer.kind: {config.optimizer.kind}` is for one GPU, and {world_size} processes train; "
+            "write adamw, whose memory is divided among them"
+        )
+    if config.model.lora is not None and config.model.lora.base == "nf4":
+        raise ConfigError(
+            f"`model.lora.base: nf4` is for one GPU, and {world_size} processes train: the scales of 4-bit "
+            "weights cannot be divided; write plain, whose memory is"
+        )
 
 
 def whole(tensor: Tensor) -> Tensor:

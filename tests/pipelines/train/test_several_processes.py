@@ -1,5 +1,6 @@
 """One, two and four processes train the same model; none waits for another for ever."""
 
+import importlib.util
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from schemas.errors import ConfigError
 
 HERE = Path(__file__).parent
 STEPS = 4
+HAS_PEFT = importlib.util.find_spec("peft") is not None
 
 
 def free_port() -> int:
@@ -76,6 +78,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs.append(make_job(folder, "fewer", 2, resume=True))
     jobs.append(make_job(folder, "again", 2, steps=2))
     jobs.append(make_job(folder, "again", 2, resume=True))
+    if HAS_PEFT:
+        lora = {"model": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}}
+        sections = jobs[0]["sections"] | lora
+        jobs += [
+            make_job(folder, f"lora{world}", world, text_only="second", sections=sections) for world in (1, 2)
+        ]
     run_jobs(folder, jobs)
     return folder
 
@@ -126,6 +134,21 @@ def test_a_process_without_pictures_keeps_up(folder: Path, name: str, steps: int
     assert_close(folder, f"{name}1", f"{name}2", steps)
 
 
+@pytest.mark.skipif(not HAS_PEFT, reason="needs peft")
+def test_adapters_train_the_same_on_two(folder: Path) -> None:
+    """One process has text only and, in the last round, no examples; the language model below is frozen."""
+    one, two = reports_of(folder, "lora1", 1), reports_of(folder, "lora2", 2)
+    assert [report[:2] for report in two] == [pytest.approx(report[:2], rel=2e-5) for report in one]
+    assert_close(folder, "lora1", "lora2", STEPS)
+    begun, trained = (
+        read_tensors(folder / f"lora2/step-{step:06d}/model.safetensors") for step in (2, STEPS)
+    )
+    moved = {name for name, weight in trained.items() if not torch.equal(weight, begun[name])}
+    assert {name for name in moved if name.startswith("llm.")} == {
+        name for name in trained if "lora_" in name
+    }
+
+
 def test_a_run_goes_on_with_fewer_processes(folder: Path) -> None:
     resumed = reports_of(folder, "fewer", 2)
     straight = reports_of(folder, "world4", 4)[2:]
@@ -150,8 +173,18 @@ def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
         assert processes == ALONE
 
 
-def test_adafactor_is_for_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"optimizer": {"kind": "adafactor"}}, "2 processes train; write adamw"),
+        ({"model": {"lora": {"base": "nf4"}}}, "nf4` is for one GPU, and 2 processes train.*write plain"),
+    ],
+)
+def test_what_is_for_one_process(
+    sections: dict[str, dict[str, object]], message: str, tmp_path: Path
+) -> None:
     llm = save_language_model(tmp_path / "llm")
-    config = tiny_config(llm, tmp_path, optimizer={"kind": "adafactor"})
-    with pytest.raises(ConfigError, match="2 processes train; write adamw"):
-        shard_model(assemble(config, WIDTH).model, config, Processes(0, 2), torch.device("cpu"))
+    model = assemble(tiny_config(llm, tmp_path), WIDTH).model
+    config = tiny_config(llm, tmp_path, **sections)
+    with pytest.raises(ConfigError, match=message):
+        shard_model(model, config, Processes(0, 2), torch.device("cpu"))
