@@ -1,4 +1,4 @@
-"""`onetoken generate`: a trained checkpoint answers a question about a picture or clip."""
+"""`onetoken generate`: a trained checkpoint answers a question, about a picture, a clip or neither."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ MAX_NEW_TOKENS = 128
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
-    app.command("generate", help="Answer a question about a picture or clip with a trained checkpoint.")(
+    app.command("generate", help="Answer a question, about a picture or clip if you give one.")(
         generate_command
     )
 
@@ -43,32 +43,30 @@ def generate_command(
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
-    kind, path = choose_medium(image, video)
-    chosen = read_reducer(reducer)
-    text = answer_question(checkpoint, kind, path, question, encoder, max_new_tokens, chosen)
+    medium, chosen = choose_medium(image, video), read_reducer(reducer)
+    text = answer_question(checkpoint, medium, question, encoder, max_new_tokens, chosen)
     print_result([text], as_json, {"question": question, "answer": text})
 
 
-def choose_medium(image: Path | None, video: Path | None) -> tuple[MediumKind, Path]:
-    """The one medium that the question is about.
+def choose_medium(image: Path | None, video: Path | None) -> tuple[MediumKind, Path] | None:
+    """The medium that the question is about; None where it is about none.
 
     Raises:
-        ConfigError: when none or two are given, or the file is not there.
+        ConfigError: when two are given, or the file is not there.
     """
     given = [(MediumKind.IMAGE, image), (MediumKind.VIDEO, video)]
     media = [(kind, path) for kind, path in given if path is not None]
-    if len(media) != 1:
-        raise ConfigError("give either --image FILE or --video FILE")
-    kind, path = media[0]
-    if not path.is_file():
-        raise ConfigError(f"no file {path}")
-    return kind, path
+    if len(media) > 1:
+        raise ConfigError("give either --image FILE or --video FILE, or neither to ask about nothing seen")
+    for _, path in media:
+        if not path.is_file():
+            raise ConfigError(f"no file {path}")
+    return media[0] if media else None
 
 
 def answer_question(
     checkpoint: Path,
-    kind: MediumKind,
-    path: Path,
+    medium: tuple[MediumKind, Path] | None,
     question: str,
     encoder: str | None,
     max_new_tokens: int,
@@ -76,10 +74,12 @@ def answer_question(
 ) -> str:
     """Encode the medium as the checkpoint's features were, and let the model answer.
 
+    Without a medium no encoder is loaded, and compressor and pre-fusion are passed by.
+
     Raises:
         ConfigError: when nothing is asked.
         MismatchError: when this machine would make other features.
-        SampleError: when the medium does not decode.
+        SampleError: when the medium does not decode, or stage 1 is asked about none.
     """
     from operators.batch import TrainingExample
     from pipelines.featurize.single import MediumEncoder
@@ -96,6 +96,10 @@ def answer_question(
     identity, run = opened.state.identity, opened.config.run
     assembly = restore(opened, to_train=False)
     assembly.model.to(choose_device(run))
+    if medium is None:
+        example = TrainingExample("question", "no medium", (Turn("human", question),), ())
+        return answer(assembly, [example], max_new_tokens, run)[0]
+    kind, path = medium
     medium_encoder = MediumEncoder(identity.spec, encoder or identity.encoder)
     try:
         features = look_at(medium_encoder, path.read_bytes(), kind, opened.config)

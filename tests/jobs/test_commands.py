@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from small_job import QUESTION, SmallJob, run_onetoken, talk, write_picture, write_yaml
+
+from pipelines.train.assembly import restore
+from pipelines.train.checkpoint import open_checkpoint
+from schemas.record import Turn
 
 STAGES = ("ingest", "shard", "featurize", "build")
 UPKEEP = ("verify", "diff", "gc", "report")
@@ -325,11 +330,34 @@ def test_a_damaged_checkpoint_is_told(trained, tmp_path):
 def test_generate_takes_one_medium(trained):
     picture, clip = trained.folder / "media/0.png", trained.folder / "media/v_red.mp4"
     command = ("generate", trained.out(2), QUESTION)
-    refuse(USAGE, "give either --image FILE or --video FILE", *command)
     refuse(USAGE, "give either --image FILE or --video FILE", *command, "--image", picture, "--video", clip)
     refuse(USAGE, "no file", *command, "--image", trained.folder / "none.png")
     refuse(USAGE, "no file", *command, "--image", trained.folder)
     refuse(USAGE, "--max-new-tokens", *command, "--image", picture, "--max-new-tokens", 0)
+
+
+def test_generate_answers_what_is_about_no_medium(trained, monkeypatch):
+    """By the language model alone: no encoder is there to look with."""
+    monkeypatch.setattr("pipelines.featurize.single.MediumEncoder", None)
+    outcome = run_onetoken("generate", trained.out(2), QUESTION, "--max-new-tokens", 4, "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.values == {"question": QUESTION, "answer": say_alone(trained.out(2), QUESTION, 4)}
+    refuse(FAILED, "stage 1 describes one", "generate", trained.out(1), QUESTION)
+
+
+def say_alone(out: Path, question: str, num_tokens: int) -> str:
+    """What the checkpoint's language model says to a prompt, by the library's own generation."""
+    assembly = restore(open_checkpoint(out), to_train=False)
+    prompt = assembly.prompter.write_question((Turn("human", question),), 0).token_ids
+    said = assembly.model.llm.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        eos_token_id=sorted(assembly.prompter.stop_ids),
+    )
+    new = [token for token in said[0, len(prompt) :].tolist() if token not in assembly.prompter.stop_ids]
+    return assembly.tokenizer.decode(new).strip()
 
 
 def test_generate_tells_what_is_no_picture(trained, tmp_path):
