@@ -12,7 +12,7 @@ from jobs import comparing, latency
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption
 from jobs.totals import in_table
-from jobs.training_data import choose_spec
+from jobs.training_data import find_trained_spec
 
 if TYPE_CHECKING:
     from pipelines.analyze.efficiency import Figure
@@ -89,7 +89,7 @@ def attention_command(
     opened = open_checkpoint(checkpoint)
     identity, storage = opened.state.identity, open_storage(opened.config.corpus)
     manifest = load_pinned_manifest(storage, identity.manifest_sha256)
-    spec = choose_spec(manifest, identity.spec.digest)
+    spec = find_trained_spec(storage, manifest, identity.spec)
     with Reporter() as reporter:
         by_layer, dropped = analyze_attention(storage, manifest, spec, opened, examples, layers, reporter)
     paths = write_tables(out, by_layer, dropped)

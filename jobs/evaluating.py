@@ -12,8 +12,8 @@ from infra.storage import open_storage
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, ReducerOption, read_reducer
 from jobs.totals import in_table
-from jobs.training_data import choose_spec, read_spec
-from schemas.errors import ConfigError, MismatchError
+from jobs.training_data import find_trained_spec
+from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from operators.scoring import Question, Score
@@ -111,7 +111,7 @@ def run_by_source(
 
     Raises:
         ConfigError: nothing was left out.
-        MismatchError: the corpus has no features of the checkpoint's spec.
+        MismatchError: the corpus has other features than those of the checkpoint, naming every field.
     """
     from pipelines.commit import load_manifest, load_pinned_manifest
     from pipelines.evaluate.by_source import choose_held_out, evaluate_sources
@@ -122,9 +122,7 @@ def run_by_source(
     manifest = (
         load_manifest(storage) if is_another else load_pinned_manifest(storage, identity.manifest_sha256)
     )
-    digest = choose_spec(manifest, identity.spec.digest)
-    if read_spec(storage, manifest, digest) != identity.spec:
-        raise MismatchError(f"the features of {storage.url} are of another spec than those trained on")
+    digest = find_trained_spec(storage, manifest, identity.spec)
     shards = choose_held_out(checkpoint, manifest, is_another=is_another)
     reporter.say(f"{len(shards)} of {len(manifest.plan)} shards of {storage.url}")
     return evaluate_sources(storage, manifest, digest, checkpoint, shards, reporter)

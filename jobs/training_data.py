@@ -11,7 +11,7 @@ from infra.storage import Storage, open_storage
 from jobs.console import Reporter
 from pipelines.engine import Engine, SerialEngine
 from schemas.corpus import Manifest
-from schemas.errors import ConfigError, NotFoundError
+from schemas.errors import ConfigError, MismatchError, NotFoundError
 from schemas.feature import FeatureSpec
 from schemas.training import TrainConfig
 
@@ -50,19 +50,41 @@ def open_training_data(
     Raises:
         NotFoundError: when there is no corpus, or it has no such features.
         ConfigError: when the digest's beginning fits several specs.
+        MismatchError: when its features are others than those of the checkpoint, naming every field.
     """
     from pipelines.commit import load_manifest, load_pinned_manifest
 
     storage = open_storage(corpus or config.corpus)
     if checkpoint:
-        manifest = load_pinned_manifest(storage, checkpoint.state.identity.manifest_sha256)
+        identity = checkpoint.state.identity
+        manifest = load_pinned_manifest(storage, identity.manifest_sha256)
+        digest = find_trained_spec(storage, manifest, identity.spec)
     else:
         manifest = load_manifest(storage)
-    digest = choose_spec(manifest, config.spec, checkpoint)
+        digest = choose_spec(manifest, config.spec)
     return TrainingData(storage, manifest, read_spec(storage, manifest, digest))
 
 
-def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None" = None) -> str:
+def find_trained_spec(storage: Storage, manifest: Manifest, trained: FeatureSpec) -> str:
+    """The short digest of the spec that a checkpoint was trained on, in a corpus that has its features.
+
+    Raises:
+        NotFoundError: when the corpus has no features.
+        MismatchError: when it has others; the message names what differs in those that are closest.
+    """
+    if trained.short_digest in manifest.features:
+        return trained.short_digest
+    if not manifest.features:
+        raise NotFoundError(f"the corpus {manifest.name!r} has no features; run `onetoken featurize` first")
+    specs = [read_spec(storage, manifest, digest) for digest in manifest.features]
+    differences = min((spec.list_differences(trained) for spec in specs), key=len)
+    raise MismatchError(
+        f"{storage.url} has other features than those trained on: {'; '.join(differences)}; run `onetoken "
+        "featurize` with the recipe of the training corpus"
+    )
+
+
+def choose_spec(manifest: Manifest, wanted: str) -> str:
     """The short digest of the feature spec that a configuration means.
 
     Raises:
@@ -72,8 +94,6 @@ def choose_spec(manifest: Manifest, wanted: str, checkpoint: "Checkpoint | None"
     known, latest = list(manifest.features), manifest.latest_spec
     if latest is None:
         raise NotFoundError(f"the corpus {manifest.name!r} has no features; run `onetoken featurize` first")
-    if checkpoint:
-        wanted = checkpoint.state.identity.spec.digest
     if wanted == "latest":
         return latest
     fitting = [digest for digest in known if digest.startswith(wanted[:16])]

@@ -61,11 +61,14 @@ def count_tokens(payload: Buffer) -> int:
     """Tokens of an encoded view.
 
     Raises:
-        CorruptError: when it ends before it says.
+        CorruptError: when it ends inside its head, or something stands where zeros must.
     """
     if len(payload) < HEAD_BYTES:
         raise CorruptError(f"a reduced view of {len(payload)} bytes ends inside its head")
-    return _COUNT.unpack_from(payload)[0]
+    count: int = _COUNT.unpack_from(payload)[0]
+    if payload[:HEAD_BYTES] != _pack_count(count):
+        raise CorruptError(f"the head of a reduced view holds something behind its count of {count}")
+    return count
 
 
 def _pack_count(count: int) -> bytes:

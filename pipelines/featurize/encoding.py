@@ -132,9 +132,10 @@ def _drop_rejects(
 class Stopwatch:
     """Times one shard; on CUDA the work by the device's own clock, since calls return before it is done."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, read_clock: Callable[[], float] = time.monotonic) -> None:
         self._is_cuda = device.type == "cuda"
-        self._started_s = time.monotonic()
+        self._read_clock = read_clock
+        self._started_s = read_clock()
         self._waited_s = 0.0
         self._worked_s = 0.0
         self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
@@ -143,26 +144,26 @@ class Stopwatch:
     def time_waits(self, results: Iterator[Timed]) -> Iterator[Timed]:
         """The same results; how long each was waited for is counted."""
         while True:
-            started_s = time.monotonic()
+            started_s = self._read_clock()
             try:
                 result = next(results)
             except StopIteration:
                 return
             finally:
-                self._waited_s += time.monotonic() - started_s
+                self._waited_s += self._read_clock() - started_s
             yield result
 
     def time_work(self, work: Callable[[ViewArray], Timed]) -> Callable[[ViewArray], Timed]:
         """The same function; how long it works is counted."""
 
         def timed(views: ViewArray) -> Timed:
-            started_s = time.monotonic()
+            started_s = self._read_clock()
             mark = self._mark()
             result = work(views)
             if mark:
                 self._marks.append((mark, self._mark() or mark))
             else:
-                self._worked_s += time.monotonic() - started_s
+                self._worked_s += self._read_clock() - started_s
             return result
 
         return timed
@@ -174,7 +175,7 @@ class Stopwatch:
         on_device_s = sum(start.elapsed_time(end) for start, end in self._marks) / 1000
         return EncoderUsed(
             stage="featurize",
-            seconds=time.monotonic() - self._started_s,
+            seconds=self._read_clock() - self._started_s,
             busy_s=self._worked_s + on_device_s,
             waited_s=self._waited_s,
             num_decoders=num_decoders,

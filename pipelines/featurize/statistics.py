@@ -11,9 +11,8 @@ one, by one worker; 270 MB of tokens are held at width 1024.
 """
 
 import hashlib
-import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
@@ -137,9 +136,22 @@ def choose_views(
     storage: Storage, manifest: Manifest, views: ViewsConfig, most: int = NUM_VIEWS
 ) -> list[ChosenView]:
     """The views of lowest hash, by item; a medium that is part of two items counts once."""
-    lowest = heapq.nsmallest(2 * most, _list_views(storage, manifest, views))
-    once = {one.hash: one for one in reversed(lowest)}
-    return sorted(sorted(once.values())[:most], key=lambda one: (one.leaf, one.key, one.medium, one.view))
+    lowest = keep_lowest(_list_views(storage, manifest, views), most)
+    return sorted(lowest, key=lambda one: (one.leaf, one.key, one.medium, one.view))
+
+
+def keep_lowest(views: Iterable[ChosenView], most: int) -> list[ChosenView]:
+    """So many views of different hashes, the lowest, each where it stands first; holds twice as many."""
+    kept: dict[bytes, ChosenView] = {}
+    bound: bytes | None = None
+    for one in views:
+        if bound is not None and one.hash > bound:
+            continue
+        kept[one.hash] = min(one, kept.get(one.hash, one))
+        if len(kept) > 2 * most:
+            kept = dict(sorted(kept.items())[:most])
+            bound = max(kept)
+    return [one for _, one in sorted(kept.items())[:most]]
 
 
 def measure_statistics(tokens: Float[Tensor, "tokens width"], num_views: int) -> ChannelStatistics:

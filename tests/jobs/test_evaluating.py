@@ -1,18 +1,23 @@
 """`onetoken evaluate`: losses against a slow twin, held-out shards, and a benchmark from file to score."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 from small_job import QUESTION, SmallJob, run_onetoken, write_yaml
 
 from infra.storage import open_storage
+from jobs.console import Reporter
+from jobs.evaluating import run_by_source
+from jobs.training_data import open_training_data
 from operators.collate import collate_training
 from pipelines.commit import load_manifest
 from pipelines.stream.stream import FeatureStream
 from pipelines.train.answer import answer
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
+from schemas.errors import MismatchError
 
 pytestmark = pytest.mark.usefixtures("outcomes")
 
@@ -64,6 +69,27 @@ def test_another_corpus_is_evaluated_whole(small_job, tmp_path) -> None:
     words = run_onetoken("evaluate", small_job.out(2), "--corpus", other).out
     assert "pictures" in words
     assert "clips" in words
+
+
+def test_features_of_another_spec_are_refused_field_by_field(small_job, tmp_path) -> None:
+    """Where a checkpoint is evaluated and where it goes on: what differs from what it was trained on."""
+    other = tmp_path / "other"
+    other.symlink_to(small_job.corpus)
+    checkpoint = open_checkpoint(latest_checkpoint(small_job.out(2)))
+    spec = checkpoint.state.identity.spec
+    trained = spec.model_copy(
+        update={"codec": spec.codec.model_copy(update={"name": "fp16", "version": 1}), "aspect": "squash"}
+    )
+    identity = checkpoint.state.identity.model_copy(update={"spec": trained})
+    changed = replace(checkpoint, state=checkpoint.state.model_copy(update={"identity": identity}))
+    told = (
+        f"aspect is pad here and squash wanted; codec.name is int8 here and fp16 wanted; "
+        f"codec.version is {spec.codec.version} here and 1 wanted; run"
+    )
+    with Reporter() as reporter, pytest.raises(MismatchError, match=told):
+        run_by_source(changed, str(other), reporter)
+    with pytest.raises(MismatchError, match=told):
+        open_training_data(changed.config, changed)
 
 
 def test_held_out_shards_are_those_that_training_left_out(small_job, tmp_path) -> None:

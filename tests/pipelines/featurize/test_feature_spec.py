@@ -16,6 +16,7 @@ from pipelines.featurize.write import EncodeWorker
 from pipelines.shard.tables import Tables
 from schemas.errors import MismatchError
 from schemas.feature import FeatureSpec
+from schemas.reducer import ReducerConfig
 
 SPEC = tiny_spec(16, 32)
 CHOSEN = {
@@ -143,6 +144,20 @@ def test_all_differences_are_named():
     other = change(change(SPEC, ("aspect",)), ("video", "fps"))
     with pytest.raises(MismatchError, match=r"aspect is padx here and pad wanted; video\.fps is 1\.5 here"):
         check_same_spec(other, SPEC)
+
+
+def test_differences_are_told_in_words():
+    """A reducer that one side lacks is told by its name, and what is not set is called so."""
+    reduced = SPEC.model_copy(update={"reducer": ReducerConfig(name="prumerge_plus")})
+    other = SPEC.model_copy(update={"reducer": ReducerConfig(name="prumerge_plus", share=0.5)})
+    assert SPEC.list_differences(reduced) == ["reducer.name is none here and prumerge_plus wanted"]
+    assert reduced.list_differences(SPEC) == ["reducer.name is prumerge_plus here and none wanted"]
+    assert reduced.list_differences(other) == ["reducer.share is 0.25 here and 0.5 wanted"]
+    sampled = SPEC.model_copy(update={"video": SPEC.video.model_copy(update={"fps": None, "uniform": 8})})
+    assert SPEC.list_differences(sampled) == [
+        "video.fps is 1.0 here and not set wanted",
+        "video.uniform is not set here and 8 wanted",
+    ]
 
 
 def test_settings_come_back_from_a_spec(inputs):

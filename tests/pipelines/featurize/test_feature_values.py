@@ -18,8 +18,10 @@ from operators.codec import decode_views, identify_codec, open_codec
 from operators.feature_file import open_section, read_header, view_range
 from pipelines.commit import read_object
 from pipelines.engine import SerialEngine
+from pipelines.featurize import single
 from pipelines.featurize.attention import pack_attention, read_attention
 from pipelines.featurize.flow import featurize
+from pipelines.featurize.reduced import encode_views
 from pipelines.featurize.single import MediumEncoder
 from pipelines.stream.reader import FeatureReader
 from schemas.configuration import build
@@ -193,6 +195,34 @@ def test_one_medium_by_itself_is_encoded_as_in_the_cache(inputs, new_corpus, cod
     for data, kind in [*media, (make_clip(), MediumKind.VIDEO)]:
         (cached,) = reader.read_item(key_of(data))
         assert torch.equal(encoder.encode(data, kind).patches, cached.patches)
+
+
+@pytest.mark.parametrize("reducer", [None, "prumerge"])
+def test_one_medium_by_itself_is_the_same_bytes_on_many_threads(inputs, new_corpus, monkeypatch, reducer):
+    """All that decides bytes runs on one thread: the encoder, the reducer and the codec."""
+    storage = new_corpus("corpus")
+    recipe = make_recipe(inputs, codec="int8", reducer=reducer)
+    digest, manifest = featurize(recipe, storage, SerialEngine())
+    reader = FeatureReader(storage, manifest, digest)
+    encoder = MediumEncoder(reader.spec, recipe.encoder.model, batch_size=BATCH_SIZE)
+    made, threads = [], set()
+
+    def watch(*arguments):
+        threads.add(torch.get_num_threads())
+        made.append(encode_views(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(single, "encode_views", watch)
+    data = make_pictures()["wide.jpg"]
+    torch.set_num_threads(2)
+    try:
+        encoder.encode(data, MediumKind.IMAGE)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    (stored,) = reader.read_stored(key_of(data), reader.find_shard(key_of(data)))
+    assert made == [[bytes(payload) for payload in stored.payloads]]
+    assert threads == {1}
 
 
 def test_a_cached_half_precision_row_gives_attention_bit_for_bit(inputs, new_corpus):

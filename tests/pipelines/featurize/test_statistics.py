@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from encodable_inputs import make_recipe
+from hypothesis import given
+from hypothesis import strategies as st
 from watched_storage import read_objects
 
 from operators.clip import VisionEncoder
@@ -16,7 +18,7 @@ from pipelines.commit import load_manifest
 from pipelines.engine import SerialEngine
 from pipelines.featurize import statistics
 from pipelines.featurize.flow import featurize
-from pipelines.featurize.statistics import choose_views, measure_statistics
+from pipelines.featurize.statistics import ChosenView, choose_views, keep_lowest, measure_statistics
 from pipelines.ingest.tables import read_media
 from pipelines.stream.reader import FeatureReader
 from schemas.errors import ConfigError
@@ -124,6 +126,20 @@ def test_the_views_of_lowest_hash_are_chosen(inputs, new_corpus):
     chosen = choose_views(storage, manifest, recipe.views, 10)
     assert sorted(one.hash for one in chosen) == [hashed for hashed, _, _ in expected[:10]]
     assert len(choose_views(storage, manifest, recipe.views)) == NUM_VIEWS
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), max_size=200), st.integers(1, 12))
+def test_the_lowest_are_exact_however_often_a_medium_is_used(drawn, most):
+    """A medium that many items use gives its hash many times, and takes no other's place."""
+    views = [ChosenView(bytes([hashed]), leaf, "", 0, 0) for hashed, leaf in drawn]
+    once = {one.hash: one for one in sorted(views, reverse=True)}
+    assert keep_lowest(views, most) == sorted(once.values())[:most]
+
+
+def test_views_of_media_used_many_times_do_not_crowd_out_others():
+    often = [ChosenView(bytes([hashed]), leaf, "", 0, 0) for leaf in range(9) for hashed in range(4)]
+    seldom = [ChosenView(bytes([hashed]), 0, "", 0, 0) for hashed in range(4, 8)]
+    assert [one.hash[0] for one in keep_lowest([*often, *seldom], 8)] == list(range(8))
 
 
 def test_median_and_spread_are_the_plain_ones():
