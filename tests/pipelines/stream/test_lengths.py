@@ -8,11 +8,14 @@ from tiny_corpus import TinyCorpus, build_corpus
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from watched_storage import read_objects
 
+from infra.ray_cluster import ray_cluster
 from operators.chat_prompt import ChatPrompter
 from operators.prompt import count_placeholders
 from operators.tokenizer import Tokenizer
 from pipelines.engine import SerialEngine
+from pipelines.ray_engine import RayEngine
 from pipelines.stream.lengths import count_lengths, read_lengths
 from pipelines.stream.stream import FeatureStream
 from schemas.errors import CorruptError
@@ -84,6 +87,18 @@ def test_nothing_is_counted_twice_and_engines_agree(
     assert other.digest != prompter.digest
     with pytest.raises(AssertionError, match="counted again"):
         count_lengths(corpus.storage, corpus.manifest.examples, other, SerialEngine())
+
+
+@pytest.mark.ray
+def test_ray_writes_what_the_serial_engine_writes(tmp_path: Path, prompter: ChatPrompter) -> None:
+    found: list[dict[str, bytes]] = []
+    with ray_cluster(num_cpus=2):
+        for name, engine in (("serial", SerialEngine()), ("ray", RayEngine())):
+            corpus = build_corpus(tmp_path / name, num_files=4)
+            count_lengths(corpus.storage, corpus.manifest.examples, prompter, engine)
+            found.append(read_objects(tmp_path / name))
+    assert sum(path.startswith("lengths/") for path in found[0]) == 4
+    assert found[1] == found[0]
 
 
 OTHER_TEMPLATE = (

@@ -1,11 +1,13 @@
 """First part + resumed part == the undisturbed run, in sequence: every combination, on simulated ranks.
 
 What a worker serves (`Walk.steps`) and a rank takes of a step (`deal`) is what `FeatureStream` takes of it.
-In the chain of cuts each of them is a walk of its own, which builds its plans from nothing; elsewhere they
-share plans, to be fast. Real processes and features are in `test_real_ranks.py`.
+Where all combinations meet they share plans, and what workers serve is dealt once for each number of ranks;
+in whole runs and in the chain of cuts each worker of each rank plans for itself, from nothing. Real processes
+and features are in `test_real_ranks.py`.
 """
 
-from itertools import product
+from functools import cache
+from itertools import islice, product, zip_longest
 
 import pytest
 from order_tables import ALL_MIX, EQUAL, RULES, TABLE, WEIGHTED, make_config
@@ -16,9 +18,13 @@ from schemas.errors import ConfigError
 
 RANKS = (1, 2, 3, 4, 8)
 WORKERS = (0, 1, 2, 4)
+PLACES = list(product(RANKS, WORKERS))
+"""Ranks, and workers of each."""
 NUM_EPOCHS = 2
 Step = tuple[tuple[int, ...], ...]
 """The rows of a step's units, in the order of the plan."""
+Dealt = list[tuple[int, ...] | None]
+"""What a rank takes of a step."""
 
 
 class SharedWalk(Walk):
@@ -41,45 +47,59 @@ class Run:
         self.positions = list(walk.positions(Position()))
         self.whole = [freeze(planned.units) for planned in walk.steps(Position())]
         self.num_steps = walk.plan(0).num_steps
+        self._served: dict[tuple[Position, int], list[tuple[Position, Step]]] = {}
 
-    def steps(
-        self, start: Position, num_ranks: int, num_workers: int, wanted: int, *, is_fresh: bool = False
-    ) -> list[Step]:
-        """So many steps from a position on: served by workers in turn, dealt to ranks, woven together."""
+    def part(
+        self, start: Position, num_ranks: int, num_workers: int, wanted: int
+    ) -> tuple[list[Step], Position]:
+        """So many steps from a position on, dealt to ranks and woven together, and where they stand then."""
         workers = max(1, num_workers)
-        ranks: list[list[list[tuple[int, ...] | None]]] = []
-        for rank in range(num_ranks):
-            walks = [Walk(self.order, NUM_EPOCHS) if is_fresh else self.shared for _ in range(workers)]
-            served = [walk.steps(start, worker, workers) for worker, walk in enumerate(walks)]
-            mine: list[list[tuple[int, ...] | None]] = []
-            for step in range(wanted):
-                planned = next(served[step % workers])
-                units = deal(planned.units, rank, num_ranks)
-                mine.append([None if unit is None else tuple(unit.rows.tolist()) for unit in units])
-            ranks.append(mine)
-        return [weave([rank[step] for rank in ranks]) for step in range(wanted)]
+        if (start, workers) not in self._served:
+            self._served[start, workers] = serve([self.shared] * workers, start)
+        served = self._served[start, workers][:wanted]
+        position = served[-1][0].after if served else start
+        return [share(step, num_ranks) for _, step in served], position
 
-    def cuts(self) -> dict[str, int]:
-        """Steps before which a run is cut: at both ends, at borders of blocks and of the epoch, inside."""
+    def fresh_part(
+        self, start: Position, num_ranks: int, num_workers: int, wanted: int
+    ) -> tuple[list[Step], Position]:
+        """The same; every worker of every rank plans for itself."""
+        ranks: list[list[Dealt]] = []
+        reached: set[Position] = set()
+        for rank in range(num_ranks):
+            walks = [Walk(self.order, NUM_EPOCHS) for _ in range(max(1, num_workers))]
+            served = serve(walks, start, wanted)
+            ranks.append([deal(step, rank, num_ranks) for _, step in served])
+            reached.add(served[-1][0].after)
+        (position,) = reached
+        return [weave([rank[step] for rank in ranks]) for step in range(wanted)], position
+
+    def borders(self) -> set[int]:
+        """Steps that are the first of a block, in the first epoch."""
         plan = self.shared.plan(0)
         blocks = [plan.block_of(step) for step in range(plan.num_steps)]
-        border = next(step for step in range(1, plan.num_steps) if blocks[step] != blocks[step - 1])
-        return {
-            "start": 0,
-            "before a block": border,
-            "in a block": border + 1,
-            "before the end of an epoch": self.num_steps - 1,
-            "epoch": self.num_steps,
-            "in the next epoch": self.num_steps + 2,
-            "last step": len(self.whole) - 1,
-        }
+        return {step for step in range(1, plan.num_steps) if blocks[step] != blocks[step - 1]}
 
 
 def freeze(units) -> Step:
     return tuple(tuple(unit.rows.tolist()) for unit in units)
 
 
-def weave(ranks: list[list[tuple[int, ...] | None]]) -> Step:
+def serve(walks: list[Walk], start: Position, wanted: int | None = None) -> list[tuple[Position, Step]]:
+    """Steps from a position on, to the end if no number is given, by workers in turn, each with its walk."""
+    served = [walk.steps(start, worker, len(walks)) for worker, walk in enumerate(walks)]
+    turns = zip_longest(*(islice(one, wanted) for one in served))
+    planned = [step for turn in turns for step in turn if step is not None]
+    return [(step.position, freeze(step.units)) for step in planned[:wanted]]
+
+
+@cache
+def share(step: Step, num_ranks: int) -> Step:
+    """A step dealt to ranks and woven together again."""
+    return weave([deal(step, rank, num_ranks) for rank in range(num_ranks)])
+
+
+def weave(ranks: list[Dealt]) -> Step:
     assert len({len(units) for units in ranks}) == 1, "ranks must make as many rounds"
     rounds = list(zip(*ranks, strict=True))
     dummies = [unit is None for units in rounds for unit in units]
@@ -101,27 +121,27 @@ def run(request: pytest.FixtureRequest) -> Run:
     return Run(request.param)
 
 
-@pytest.mark.parametrize("num_workers", WORKERS)
-@pytest.mark.parametrize("num_ranks", RANKS)
-def test_every_combination_resumes_in_sequence(run: Run, num_ranks: int, num_workers: int) -> None:
-    """Cut once anywhere, and go on with other ranks and workers: the steps are those of the whole run."""
-    choices = list(product(RANKS, WORKERS))
-    place = choices.index((num_ranks, num_workers))
-    assert len(run.cuts()) == 7
-    assert max(run.cuts().values()) > run.num_steps
-    for number, cut in enumerate(run.cuts().values()):
-        for other in (place, place + 3 * number + 1):
-            ranks, workers = choices[other % len(choices)]
-            first = run.steps(Position(), num_ranks, num_workers, min(cut, 4))
-            assert first == run.whole[: min(cut, 4)]
-            position = Position() if cut == 0 else run.positions[cut - 1].after
-            wanted = min(6, len(run.whole) - cut)
-            assert run.steps(position, ranks, workers, wanted) == run.whole[cut : cut + wanted]
+@pytest.mark.parametrize("after", PLACES, ids="{0[0]} ranks and {0[1]} workers".format)
+def test_every_combination_resumes_in_sequence(run: Run, after: tuple[int, int]) -> None:
+    """Cut before any step under any ranks and workers, go on under any: first part + rest == the whole."""
+    num_steps = len(run.whole)
+    assert run.borders()
+    assert run.num_steps < num_steps - 1
+    num_pairs = 0
+    for cut in range(num_steps + 1):
+        for before in PLACES:
+            first, position = run.part(Position(), *before, cut)
+            rest, end = run.part(position, *after, num_steps - cut)
+            assert end == run.positions[-1].after
+            assert first + rest == run.whole
+            num_pairs += 1
+    assert num_pairs == 20 * (num_steps + 1)
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)
 def test_a_whole_run_on_many_ranks(run: Run, num_ranks: int) -> None:
-    assert run.steps(Position(), num_ranks, 2, len(run.whole)) == run.whole
+    """Each rank and worker plans for itself."""
+    assert run.fresh_part(Position(), num_ranks, 2, len(run.whole))[0] == run.whole
 
 
 def test_a_chain_of_cuts_with_changing_ranks_and_workers(run: Run) -> None:
@@ -132,8 +152,8 @@ def test_a_chain_of_cuts_with_changing_ranks_and_workers(run: Run) -> None:
     while len(seen) < len(run.whole):
         ranks, workers = choices[(7 * len(seen)) % len(choices)]
         wanted = min(5, len(run.whole) - len(seen))
-        seen += run.steps(position, ranks, workers, wanted, is_fresh=True)
-        position = run.positions[len(seen) - 1].after
+        steps, position = run.fresh_part(position, ranks, workers, wanted)
+        seen += steps
     assert seen == run.whole
 
 
