@@ -13,10 +13,9 @@ from torch import Tensor
 from operators.codec.interface import (
     Buffer,
     CodecKind,
+    Staging,
     check_finite,
-    make_staging,
     split_for_device,
-    stack_payloads,
     tensor_to_bytes,
 )
 from schemas.feature import CodecIdentity
@@ -35,9 +34,9 @@ class Fp16Codec:
         """See `Codec.decode_into`."""
         num_bytes = 2 * out.shape[1] * out.shape[2]
         parts = split_for_device(len(out), out.device)
-        staging = make_staging(len(out[parts[0]]) if parts else 0, num_bytes, out.device)
+        staging = Staging(len(out[parts[0]]) if parts else 0, num_bytes, out.device)
         for part in parts:
-            rows = stack_payloads(payloads[part], staging, out.device)
+            rows = staging.stack(payloads[part])
             out[part] = rows.view(torch.float16).view(out[part].shape)
 
 

@@ -46,10 +46,9 @@ from operators.codec.interface import (
     FP16_MAX,
     Buffer,
     CodecKind,
+    Staging,
     check_finite,
-    make_staging,
     split_for_device,
-    stack_payloads,
     to_rows_of_bytes,
 )
 from operators.codec.robust import count_units, measure_channels
@@ -116,7 +115,7 @@ class Int8Codec:
         if not parts:
             return
         values = torch.empty_like(out[parts[0]], dtype=torch.float32)
-        staging = make_staging(len(values), _view_bytes(out.shape[1], out.shape[2]), out.device)
+        staging = Staging(len(values), _view_bytes(out.shape[1], out.shape[2]), out.device)
         for part in parts:
             _decode_part(payloads[part], staging, values[: part.stop - part.start], out[part])
 
@@ -202,14 +201,14 @@ def _quantize(
 
 def _decode_part(
     payloads: Sequence[Buffer],
-    staging: UInt8[Tensor, "most bytes"],
+    staging: Staging,
     values: Float32[Tensor, "views patches width"],
     out: Float16[Tensor, "views patches width"],
 ) -> None:
-    """Several views into their place; `staging` and `values` are overwritten."""
+    """Several views into their place; `values` is overwritten."""
     num_views, num_patches, width = out.shape
     heads = [_parse_head(payload, num_patches) for payload in payloads]
-    stacked = stack_payloads(payloads, staging, out.device)
+    stacked = staging.stack(payloads)
     codes_start = stacked.shape[1] - num_patches * width
     parts = stacked[:, _head_bytes(count_outliers(num_patches)) : codes_start]
     halves = parts.reshape(-1).view(torch.float16).view(num_views, -1)

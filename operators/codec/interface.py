@@ -8,6 +8,7 @@ little endian throughout, as on every machine that torch runs on.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -91,25 +92,40 @@ def split_for_device(num_views: int, device: torch.device) -> list[slice]:
     return [slice(start, min(start + step, num_views)) for start in range(0, num_views, step)]
 
 
-def make_staging(num_views: int, num_bytes: int, device: torch.device) -> UInt8[Tensor, "views bytes"]:
-    """Room for encoded views on their way to a device; pinned where that is a GPU."""
-    return torch.empty(num_views, num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+class Staging:
+    """Encoded views of one length as rows of a tensor, where they are decoded.
 
-
-def stack_payloads(
-    payloads: Sequence[Buffer], staging: UInt8[Tensor, "views bytes"], device: torch.device
-) -> UInt8[Tensor, "payloads bytes"]:
-    """Payloads of one length as rows on the device; on the CPU they stand in `staging` itself.
-
-    Raises:
-        CorruptError: when one has another length.
+    A GPU copies them from pinned memory, a batch at once. A CPU takes one view at a time and decodes it from
+    where it stands, where that memory may be written to, as a reader's may: torch warns of other memory,
+    which is copied.
     """
-    rows, num_bytes = staging.numpy(), staging.shape[1]
-    for row, payload in zip(rows, payloads, strict=False):
-        if len(payload) != num_bytes:
-            raise CorruptError(f"an encoded view of this shape takes {num_bytes} bytes, not {len(payload)}")
-        row[:] = np.frombuffer(payload, np.uint8)
-    return staging[: len(payloads)].to(device)
+
+    def __init__(self, num_views: int, num_bytes: int, device: torch.device) -> None:
+        self._shape = (num_views, num_bytes)
+        self._device = device
+
+    def stack(self, payloads: Sequence[Buffer]) -> UInt8[Tensor, "payloads bytes"]:
+        """Payloads as rows, to be read before the next are stacked; on a CPU they may be the payload itself.
+
+        Raises:
+            CorruptError: when one has another length.
+        """
+        num_bytes = self._shape[1]
+        for payload in payloads:
+            if len(payload) != num_bytes:
+                message = f"an encoded view of this shape takes {num_bytes} bytes, not {len(payload)}"
+                raise CorruptError(message)
+        is_there = self._device.type == "cpu" and len(payloads) == 1
+        if is_there and num_bytes and not memoryview(payloads[0]).readonly:
+            return torch.frombuffer(payloads[0], dtype=torch.uint8)[None]
+        rows = self._room.numpy()
+        for row, payload in zip(rows, payloads, strict=False):
+            row[:] = np.frombuffer(payload, np.uint8)
+        return self._room[: len(payloads)].to(self._device)
+
+    @cached_property
+    def _room(self) -> UInt8[Tensor, "views bytes"]:
+        return torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
 
 
 def to_rows_of_bytes(tensor: Tensor) -> UInt8[Tensor, "views bytes"]:

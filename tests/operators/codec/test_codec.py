@@ -82,6 +82,19 @@ def test_several_views_are_coded_as_one_by_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_view_is_decoded_from_where_it_stands_and_left_as_it_was(name: str) -> None:
+    """In memory that may be written to, as a reader's, at any place; as from bytes."""
+    view = pinned_view()[None]
+    codec = opened(name, view)
+    (data,) = codec.encode(view)
+    wanted = decode_views(codec, [data], 96, 16)
+    for offset in (0, 2, 64):
+        room = bytearray(offset) + data
+        assert torch.equal(decode_views(codec, [memoryview(room)[offset:]], 96, 16), wanted)
+        assert room[offset:] == data
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_inference_tensors_and_other_dtypes_are_taken(name: str) -> None:
     views = draw_views(STATISTICS["nominal"], 2, num_patches=48, width=32).half()
     codec = opened(name, views)
