@@ -303,6 +303,14 @@ def test_a_wrong_training_is_told(trained, tmp_path, changes, status, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_examples_that_are_all_too_long_are_told(trained, tmp_path):
+    document = yaml.safe_load(trained.stage(2).read_text()) | {"out": str(tmp_path / "run")}
+    document["data"]["max_tokens"] = 8
+    config = write_yaml(tmp_path / "train.yaml", document)
+    refuse(USAGE, "8 of which no prompt can be written or that are too long", "train", config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_starts_from_checkpoints_only(trained, tmp_path):
     document = yaml.safe_load(trained.stage(2).read_text()) | {"out": str(tmp_path / "run")}
     document["model"]["start_from"] = str(tmp_path)

@@ -17,6 +17,7 @@ from tiny_models import (
 from torch import Tensor, nn
 
 from operators.batch import IGNORED_LABEL, ModelBatch
+from pipelines.train.fusion import average_frames
 from pipelines.train.model import OneTokenModel, build_model
 from pipelines.train.shape import ActivationPlan, ModelShape
 
@@ -252,6 +253,19 @@ def test_no_mask_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     num_frames = sum(batch.frames_per_medium)
     expected = [(False, False)] * num_frames + [(False, True)] * 4
     assert seen == expected, "the compressor frame by frame, 2 pre-fusion layers, 2 layers"
+
+
+def test_frames_are_averaged_in_float32() -> None:
+    """Added up in bfloat16, frames would stop to count before the hundredth."""
+    frames = (1 + torch.rand(500, 3, 8, generator=torch.Generator().manual_seed(0))).to(torch.bfloat16)
+    means = average_frames(frames, (400, 100))
+    expected = torch.stack([frames[:400].double().mean(dim=0), frames[400:].double().mean(dim=0)])
+    assert means.dtype is torch.bfloat16
+    assert torch.equal(means, expected.to(torch.bfloat16))
+    slow = torch.zeros(3, 8, dtype=torch.bfloat16)
+    for frame in frames[:400]:
+        slow += frame
+    assert float(((slow / 400).double() - expected[0]).abs().min()) > 0.1
 
 
 def test_nothing_to_learn_is_a_zero_loss() -> None:
