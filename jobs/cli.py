@@ -37,6 +37,7 @@ def build_app() -> typer.Typer:
         planning,
         reporting,
         retrying,
+        sweeping,
         training,
         upkeep,
     )
@@ -50,7 +51,8 @@ def build_app() -> typer.Typer:
     )
     for module in (
         *(demo_command, doctor_command, planning, data, retrying, upkeep, auditing, reporting),
-        *(counting, training, generating, evaluating, exporting, inspecting, analyzing, bench_command),
+        *(counting, training, sweeping, generating, evaluating, exporting),
+        *(inspecting, analyzing, bench_command),
     ):
         module.register(app)
     app.callback()(_general_options)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,8 +19,9 @@ LOG_EVERY_S = 10.0
 class Reporter:
     """Shows progress while it is entered; a `pipelines.engine.Progress`."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, log: TextIO | None = None) -> None:
+        """Speak to the terminal, or into a log."""
+        self.console = Console(stderr=log is None, file=log, highlight=False)
         self._bars = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),

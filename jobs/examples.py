@@ -21,6 +21,7 @@ EXAMPLES: Final = {
     "gc": ("onetoken gc --corpus corpus --dry-run",),
     "lengths": ("onetoken lengths stage2.yaml --engine ray --ray-address auto",),
     "train": ("onetoken train stage2.yaml --resume",),
+    "sweep": ("onetoken sweep sweep.yaml --engine ray --ray-address auto",),
     "generate": ('onetoken generate runs/stage2 --image cat.jpg "What is the cat doing?"',),
     "evaluate": ("onetoken evaluate runs/stage2 --corpus corpus",),
     "export": ("onetoken export runs/stage2 exported",),

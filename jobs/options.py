@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from infra.event_log import event_log
 from pipelines.engine import Engine, Observer, SerialEngine, observe_all, observe_nothing
-from schemas.configuration import build, parse_yaml
+from schemas.configuration import build, load_yaml
 from schemas.errors import ConfigError
 from schemas.reducer import ReducerConfig
 
@@ -135,13 +135,22 @@ def read_configuration(path: Path, model: type[Model]) -> Model:
     Raises:
         ConfigError: when the file is not there, or not what it should be.
     """
+    return build(read_plain_values(path), model, str(path))
+
+
+def read_plain_values(path: Path) -> object:
+    """What a YAML file says, before it is checked against a model.
+
+    Raises:
+        ConfigError: when the file is not there, or no YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-    return parse_yaml(text, model, str(path))
+    return load_yaml(text, str(path))
 
 
 def read_reducer(text: str | None) -> ReducerConfig | None:

@@ -18,20 +18,27 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from schemas.recipe import Recipe
+from schemas.sweep import SweepConfig
 from schemas.training import TrainConfig
 
 RECIPES_HEAD: Final = """# Recipes
 
 Made from the models that check what is written; unknown keys are errors that name the nearest known one.
-Sizes are written as `64MiB`. A recipe says what a corpus is made of, a training configuration how to train.
+Sizes are written as `64MiB`. A recipe says what a corpus is made of, a training configuration how to train, a sweep
+which trainings to compare.
 """
+_DESCRIBED: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
+    ("Recipe", Recipe),
+    ("Training configuration", TrainConfig),
+    ("Sweep", SweepConfig),
+)
 _FORMATS: Final = {"{feature_file}": "operators.feature_file", "{int8}": "operators.codec.int8"}
 
 
 def describe_settings() -> str:
-    """Every setting of recipes and training configurations: key, type, default, what it does."""
+    """Every setting of what a user writes: key, type, default, what it does."""
     parts = [RECIPES_HEAD]
-    for title, model in (("Recipe", Recipe), ("Training configuration", TrainConfig)):
+    for title, model in _DESCRIBED:
         parts += [f"\n## {title}\n", *_describe_model(model, "", set())]
     return "\n".join(parts) + "\n"
 

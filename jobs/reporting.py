@@ -36,6 +36,10 @@ TokenizerOption = Annotated[
         show_default=False,
     ),
 ]
+SweepOption = Annotated[
+    list[Path] | None,
+    typer.Option("--sweep", metavar="DIR", help="Show the table of a sweep; repeat it for several."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,17 +52,20 @@ def report_command(
     out: OutOption = None,
     card: CardOption = None,
     tokenizer: TokenizerOption = None,
+    sweep: SweepOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""
     from pipelines.commit import load_manifest
     from pipelines.report.page import gather_report, render_page
+    from pipelines.sweep.store import read_table
 
     storage = open_storage(corpus)
+    sweeps = [read_table(folder) for folder in sweep or ()]
     if card is not None:
         check_card_is_ours(card)
     with Reporter() as reporter:
-        report = gather_report(storage, load_manifest(storage), tokenizer, reporter)
+        report = gather_report(storage, load_manifest(storage), tokenizer, reporter, sweeps)
     page = render_page(report)
     written = {"page": put_page(storage, out, page)}
     if card is not None:
@@ -114,4 +121,5 @@ def _count(report: "CorpusReport") -> dict[str, object]:
             {"source": group.source, "code": group.code, "count": group.count} for group in report.rejects
         ],
         "items": len(report.items),
+        "sweeps": len(report.sweeps),
     }

@@ -75,12 +75,20 @@ def parse_yaml(text: str, model: type[Model], where: str) -> Model:
     Raises:
         ConfigError: for bad YAML, unknown keys (with the nearest known one) and bad values; `where` is named.
     """
+    return build(load_yaml(text, where), model, where)
+
+
+def load_yaml(text: str, where: str) -> object:
+    """Read YAML text into plain values.
+
+    Raises:
+        ConfigError: for bad YAML; `where` is named.
+    """
     try:
         _refuse_what_is_not_plain(text)
-        value: object = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where}: not readable as YAML: {error}") from error
-    return build(value, model, where)
 
 
 def build(value: object, model: type[Model], where: str) -> Model:

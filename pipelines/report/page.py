@@ -6,6 +6,7 @@ hostile annotation says can at most be read. Every text of strangers passes `mak
 escaping. Its size is bounded by what is shown, not by the corpus: some 21 items, three records a code.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -27,6 +28,7 @@ from pipelines.report.rejects import RejectedBy, collect_feature_rejects, collec
 from pipelines.report.token_lengths import PromptLengths, list_prompt_lengths, measure_token_lengths
 from pipelines.report.visible import make_bytes_visible, make_visible
 from schemas.corpus import Manifest
+from schemas.sweep import SweepTable
 
 TEMPLATE: Final = "page.html.j2"
 MAX_CODES: Final = 200
@@ -51,12 +53,17 @@ class CorpusReport:
     tokens: Histogram | None
     tokenizer: str | None
     items: tuple[ShownItem, ...]
+    sweeps: tuple[SweepTable, ...] = ()
 
 
 def gather_report(
-    storage: Storage, manifest: Manifest, tokenizer: str | None = None, progress: Progress = no_progress
+    storage: Storage,
+    manifest: Manifest,
+    tokenizer: str | None = None,
+    progress: Progress = no_progress,
+    sweeps: Sequence[SweepTable] = (),
 ) -> CorpusReport:
-    """Read what the page tells.
+    """Read what the page tells; tables of sweeps over the corpus are shown as they are.
 
     Raises:
         NotFoundError: when there is no such tokenizer.
@@ -80,6 +87,7 @@ def gather_report(
         tokens=measure_token_lengths(storage, manifest, tokenizer) if tokenizer else None,
         tokenizer=tokenizer,
         items=tuple(ItemShower(storage, manifest).show_items()),
+        sweeps=tuple(sweeps),
     )
 
 

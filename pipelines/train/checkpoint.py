@@ -103,7 +103,7 @@ def write_checkpoint(out: Path, snapshot: Snapshot) -> Path:
 def remove_old_checkpoints(out: Path, keep_last: int | None) -> None:
     """Remove all but the newest `keep_last` checkpoints below `out`."""
     if keep_last is not None:
-        for folder in _checkpoint_folders(out)[:-keep_last]:
+        for folder in _checkpoint_folders(out)[: -keep_last or None]:
             shutil.rmtree(folder)
 
 

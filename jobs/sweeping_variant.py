@@ -1,0 +1,105 @@
+"""One run of a sweep, wherever an engine puts it: training, evaluation on held-out shards, costs."""
+
+import gc
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from jobs.console import Reporter
+from jobs.training import run_training
+from jobs.training_data import count_frame_tokens, read_spec
+from schemas.sweep import Outcome, SourceScore, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pipelines.evaluate.by_source import SourceResult
+
+LOG_NAME: Final = "log.txt"
+
+
+def train_variant(variant: Variant) -> Outcome:
+    """Train from the last checkpoint there is, evaluate, and say what came of it.
+
+    Raises:
+        PipelineError: what training and evaluation raise.
+    """
+    from infra.storage import open_storage
+    from pipelines.commit import load_pinned_manifest
+    from pipelines.evaluate.by_source import evaluate_sources
+    from pipelines.sweep.costs import estimate_costs
+    from pipelines.train.checkpoint import open_checkpoint
+
+    config, out = variant.config, Path(variant.config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOG_NAME).open("a", encoding="utf-8") as log, _after_others():
+        reporter = Reporter(log)
+        trained = run_training(config, reporter, resume=True)
+        checkpoint = open_checkpoint(trained.checkpoint)
+        identity = checkpoint.state.identity
+        storage = open_storage(config.corpus)
+        manifest = load_pinned_manifest(storage, identity.manifest_sha256)
+        found = evaluate_sources(storage, manifest, variant.spec, checkpoint, variant.held_out, reporter)
+        spec = read_spec(storage, manifest, variant.spec)
+        costs = estimate_costs(config, spec)
+    measured_bytes, hours = _read_metrics(out / "metrics.jsonl", trained.num_steps)
+    return Outcome(
+        steps=trained.num_steps,
+        train_loss=trained.last_loss,
+        loss=_mean_loss(found),
+        accuracy=_mean_accuracy(found),
+        sources=_score(found),
+        vision_tokens=count_frame_tokens(config, spec),
+        flops=costs.flops,
+        predicted_bytes=costs.peak_bytes,
+        measured_bytes=measured_bytes,
+        hours=hours,
+        checkpoint=str(checkpoint.folder) if variant.keep_checkpoint else None,
+    )
+
+
+@contextmanager
+def _after_others() -> "Generator[None]":
+    """A worker trains one run after the other: memory and threads are as if this were the first."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    num_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _read_metrics(path: Path, num_steps: int) -> tuple[int, float]:
+    """The most memory of the logged steps, and the hours of all steps at their mean time."""
+    reports = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    mean_s = sum(report["step_s"] for report in reports) / len(reports)
+    return max(report["memory_bytes"] for report in reports), num_steps * mean_s / 3600
+
+
+def _score(found: "dict[str, SourceResult]") -> dict[str, SourceScore]:
+    return {
+        name: SourceScore(
+            examples=one.num_examples,
+            labels=one.num_labels,
+            loss=one.loss,
+            asked=one.num_asked,
+            right=one.num_right,
+        )
+        for name, one in found.items()
+    }
+
+
+def _mean_loss(found: "dict[str, SourceResult]") -> float | None:
+    num_labels = sum(one.num_labels for one in found.values())
+    return sum(one.total_loss for one in found.values()) / num_labels if num_labels else None
+
+
+def _mean_accuracy(found: "dict[str, SourceResult]") -> float | None:
+    num_asked = sum(one.num_asked for one in found.values())
+    return sum(one.num_right for one in found.values()) / num_asked if num_asked else None
