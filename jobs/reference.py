@@ -24,8 +24,8 @@ from schemas.training import TrainConfig
 RECIPES_HEAD: Final = """# Recipes
 
 Made from the models that check what is written; unknown keys are errors that name the nearest known one.
-Sizes are written as `64MiB`. A recipe says what a corpus is made of, a training configuration how to train, a sweep
-which trainings to compare.
+Sizes are written as `64MiB`. A recipe says what a corpus is made of, a training configuration how to train,
+a sweep which trainings to compare.
 """
 _DESCRIBED: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("Recipe", Recipe),

@@ -17,8 +17,7 @@ SWEEP_FORMAT: Final = 1
 TABLE_NAME: Final = "table.json"
 """In the folder of a sweep."""
 
-PlainValue = str | int | float | bool | None | list[Any] | dict[str, Any]
-Changes = dict[str, PlainValue]
+Changes = dict[str, Any]
 """Dotted path of a setting to its value."""
 
 
@@ -42,7 +41,7 @@ class SweepConfig(StrictModel):
     """The training configuration that all start from. Its `out` counts for nothing here."""
     variants: Annotated[dict[str, Changes], Field(min_length=1)] | None = None
     """A name to what it changes. Omitted: one, the base as it is."""
-    grid: dict[str, Annotated[list[PlainValue], Field(min_length=1)]] | None = None
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = None
     """The path of a setting to its values; every combination is one point."""
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
     """Share of the items of each modality that no run sees and all are evaluated on, in whole shards. null:

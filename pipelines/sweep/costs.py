@@ -10,7 +10,10 @@ from typing import Any, cast
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_flop_count,  # pyright: ignore[reportUnknownVariableType]
+)
 from transformers import PretrainedConfig
 
 from operators.costs.published import TEXT_TOKENS

@@ -15,8 +15,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import pyarrow
-import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
+import pyarrow.parquet as pq  # pyright: ignore[reportMissingTypeStubs]
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import ConflictError, CorruptError, MismatchError, NotFoundError
@@ -27,7 +27,8 @@ Model = TypeVar("Model", bound=BaseModel)
 PARQUET_NAME: Final = "table.parquet"
 OUTCOME_NAME: Final = "outcome.json"
 _LOCK_NAME: Final = ".lock"
-_pa: Any = pyarrow
+_pa: Any = pa
+_parquet: Any = pq
 _COLUMNS: Final[tuple[tuple[str, Any], ...]] = (
     ("variant", _pa.string()),
     ("state", _pa.string()),
@@ -104,7 +105,7 @@ def write_table(folder: Path, table: SweepTable) -> None:
     rows = list_rows(table)
     columns = {name: _pa.array([row[name] for row in rows], kind) for name, kind in _COLUMNS}
     partial = folder / f".{PARQUET_NAME}.partial"
-    _pa.parquet.write_table(_pa.table(columns), partial)
+    _parquet.write_table(_pa.table(columns), partial)
     partial.replace(folder / PARQUET_NAME)
 
 

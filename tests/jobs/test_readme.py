@@ -21,8 +21,8 @@ SHIPPED = sorted((REPOSITORY / "jobs/recipes").glob("*.yaml"))
 GROUP = typer.main.get_group(build_app())
 VERBS = {
     *("demo", "doctor", "plan", "ingest", "shard", "featurize", "build", "retry"),
-    *("verify", "audit", "diff", "report", "gc", "lengths", "train", "generate", "evaluate"),
-    *("inspect", "export", "analyze", "bench"),
+    *("verify", "audit", "diff", "report", "gc", "lengths", "train", "sweep", "generate"),
+    *("evaluate", "inspect", "export", "analyze", "bench"),
 }
 
 

@@ -127,9 +127,9 @@ def test_a_failed_run_is_kept_and_the_others_are_trained(swept, small_job) -> No
 
 
 def test_a_misspelled_path_starts_nothing(small_job, tmp_path) -> None:
-    outcome = run_onetoken("sweep", write_sweep(small_job, tmp_path, grid={"model.gird": [1, 2]}))
+    outcome = run_onetoken("sweep", write_sweep(small_job, tmp_path, grid={"model.griid": [1, 2]}))
     assert outcome.status == 2
-    assert "unknown key 'model.gird', did you mean 'grid'?" in outcome.said
+    assert "unknown key 'model.griid', did you mean 'grid'?" in outcome.said
     assert not (tmp_path / "sweep").exists()
 
 

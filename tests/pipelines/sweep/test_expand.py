@@ -1,15 +1,19 @@
 """What a sweep is made of: runs, names, refusals; which shards are held out."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pipelines.sweep.expand import expand
 from pipelines.sweep.held_out import choose_held_out
-from schemas.configuration import build
+from schemas.configuration import build, load_yaml, parse_yaml
 from schemas.errors import ConfigError
 from schemas.plan import Leaf
 from schemas.record import Modality
 from schemas.sweep import SweepConfig
 
+ROOT = Path(__file__).resolve().parents[3]
 BASE = {
     "corpus": "c",
     "stage": 2,
@@ -75,10 +79,22 @@ def test_what_is_left_out_is_worked_out_for_each_run_anew() -> None:
     assert norms == [1.0, None]
 
 
+def test_the_sweep_of_the_documentation_is_one() -> None:
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```$", (ROOT / "docs/sweeps.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    sweep = parse_yaml(block, SweepConfig, "sweeps.md")
+    runs = expand(sweep, load_yaml((ROOT / sweep.base).read_text(), sweep.base), "sweeps.md")
+    assert len(runs) == 8
+    assert [
+        config.model.reducer.num_tokens for _, config in runs.values() if config.model.reducer.tokens
+    ] == [1] * 4
+
+
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"grid": {"model.gird": [1]}}, r"unknown key 'model\.gird', did you mean 'grid'\?"),
+        ({"grid": {"model.griid": [1]}}, r"unknown key 'model\.griid', did you mean 'grid'\?"),
         ({"grid": {"optimiser.lr": [1e-3]}}, r"unknown key 'optimiser', did you mean 'optimizer'\?"),
         ({"variants": {"odd": {"model.grid": 99}}}, r"sweep\.yaml: 'odd': model\.grid"),
         ({"variants": {"odd": {"model.reducer.tokens": 4}}}, "`model.reducer` is 'average'"),
@@ -89,7 +105,7 @@ def test_what_is_left_out_is_worked_out_for_each_run_anew() -> None:
         ({"grid": {"model.grid": [2, 2]}}, "trains the same as"),
         ({"variants": {"a": {"model.grid": 2}}, "grid": {"model.grid": [1]}}, "both change model.grid"),
         ({"grid": {"model.grid": []}}, "grid"),
-        ({"gird": {}}, "did you mean 'grid'"),
+        ({"griid": {}}, "did you mean 'grid'"),
     ],
 )
 def test_what_leads_nowhere_is_refused(parts: dict[str, object], words: str) -> None:
