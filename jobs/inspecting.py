@@ -184,15 +184,22 @@ def describe_features(data: bytes, spec_path: Path) -> Described:
         for view, count in zip(patches, counts, strict=True)
     ]
     media = [f"{medium.num_frames} frames of {medium.views_per_frame} views" for medium in header.media]
+    without = "" if header.has_class_rows else ", no class rows"
     lines = [
         f"features: codec {header.codec} {header.codec_version}, {len(header.views)} views of "
-        f"{header.num_patches} x {header.width}, checksums right",
+        f"{header.num_patches} x {header.width}{without}, checksums right",
         *(f"  medium {index}: {shape}" for index, shape in enumerate(media)),
         *([f"  reduced to tokens by view: {', '.join(map(str, counts))}"] if is_reduced else []),
         "  mean patch norm by view: " + ", ".join(f"{norm:.3f}" for norm in norms),
     ]
     shape = [len(header.views), header.num_patches, header.width]
-    return lines, {"codec": header.codec, "shape": shape, "media": media, "mean_patch_norms": norms}
+    return lines, {
+        "codec": header.codec,
+        "shape": shape,
+        "class_rows": header.has_class_rows,
+        "media": media,
+        "mean_patch_norms": norms,
+    }
 
 
 def _open_codec(name: str, version: int, spec_path: Path) -> "Codec":

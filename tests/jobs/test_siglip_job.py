@@ -38,6 +38,11 @@ def test_a_job_over_siglip(tmp_path: Path) -> None:
     assert run_onetoken("verify", "--corpus", job.corpus).status == 0
     audited = run_onetoken("audit", "--corpus", job.corpus, "--views", 3)
     assert audited.status == 0, audited.err
+    tar = next(job.corpus.glob("features/*/image-*.tar"))
+    key = run_onetoken("inspect", tar, "--json").values["keys"][0]
+    inspected = run_onetoken("inspect", tar, key)
+    assert inspected.status == 0, inspected.err
+    assert "views of 9 x 16, no class rows, checksums right" in inspected.out
     for stage in (1, 2):
         document = yaml.safe_load(job.stage(stage).read_text())
         document["run"] |= {"steps": 1, "save_every": 1}
