@@ -56,6 +56,11 @@ def config_of(stage: int = 2, micro_batch: int = 2, **sections: dict[str, object
             StepShape(num_examples=2, num_tokens=40, num_labels=30, num_patches=144),
             id="stage1",
         ),
+        pytest.param(
+            config_of(data={"unit": "pack", "units": 1}, memory={"checkpoint_layers": True}),
+            StepShape(num_examples=4, num_tokens=60, num_labels=30, num_patches=144),
+            id="pack",
+        ),
     ],
 )
 def test_it_is_what_torch_counts(config: TrainConfig, step: StepShape) -> None:
