@@ -28,10 +28,7 @@ class Planned(msgspec.Struct):
 
 
 def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
-    """See `Measure`.
-
-    Planning comes first: a process is born with the peak memory of the one that starts it.
-    """
+    """See `Measure`."""
     counted = plan_table(round(FEW * scale), "count", say)
     packed = plan_table(round(FEW * scale), "pack", say)
     many = plan_table(round(MANY * scale), "pack", say)

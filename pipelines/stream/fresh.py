@@ -6,6 +6,7 @@ one caller. Left out: several media in one batch of the encoder, so a GPU does l
 """
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -127,10 +128,14 @@ class FreshReader(FeatureReader):
         return self._fresh.compute_item(self.find_shard(key) if shard is None else shard, key, views, frames)
 
     def read_features(
-        self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
-    ) -> tuple[MediumFeatures, ...]:
+        self,
+        wanted: Sequence[tuple[str, str]],
+        *,
+        views: ViewChoice = "all",
+        frames: FramesConfig = ALL_FRAMES,
+    ) -> Sequence[tuple[MediumFeatures, ...]]:
         """See `FeatureReader.read_features`."""
-        return self.read_item(key, shard=shard, views=views, frames=frames)
+        return [self.read_item(key, shard=shard, views=views, frames=frames) for shard, key in wanted]
 
 
 def open_fresh_reader(

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from operators.batch import TrainingExample
+from operators.batch import MediumFeatures, TrainingExample
+from operators.stored import StoredFeatures
 from pipelines.stream.catalog import Catalog
 from pipelines.stream.columns import ExampleText
 from pipelines.stream.conversations import Conversations
@@ -11,8 +12,11 @@ from pipelines.stream.transport import MicroBatch
 from pipelines.stream.turns import parse_turns
 from pipelines.stream.units import Unit
 from schemas.errors import CorruptError
+from schemas.plan import Leaf
 from schemas.record import Modality
 from schemas.stream import DataConfig
+
+Media = tuple[MediumFeatures | StoredFeatures, ...]
 
 
 class ExampleLoader:
@@ -32,7 +36,16 @@ class ExampleLoader:
         Raises:
             CorruptError: naming the shard, and the line that leaves it out.
         """
-        return [] if unit is None else [self.load_example(int(row)) for row in unit.rows]
+        rows: list[int] = [] if unit is None else unit.rows.tolist()
+        texts = [self._texts.read(row) for row in rows]
+        try:
+            media = self._read_media(rows, texts)
+        except CorruptError:  # read alone, each tells whether it is the one
+            media = [self._read_alone(row, text) for row, text in zip(rows, texts, strict=True)]
+        return [
+            TrainingExample(text.example_id, text.source, parse_turns(text), own)
+            for text, own in zip(texts, media, strict=True)
+        ]
 
     def load_units(self, units: Sequence[Unit | None]) -> list[MicroBatch]:
         """Several units, one after the other."""
@@ -53,19 +66,29 @@ class ExampleLoader:
             CorruptError: naming the shard, and the line that leaves it out.
         """
         text = self._texts.read(row)
-        shard = self._catalog.shards[self._catalog.shard_of(row)]
-        turns = parse_turns(text)
-        if shard.modality is Modality.TEXT:
-            return TrainingExample(text.example_id, text.source, turns, ())
+        return TrainingExample(text.example_id, text.source, parse_turns(text), self._read_alone(row, text))
+
+    def _read_alone(self, row: int, text: ExampleText) -> Media:
         try:
-            media = self.reader.read_features(
-                text.item_key, shard.name, views=self._data.views, frames=self._data.frames
-            )
+            return self._read_media([row], [text])[0]
         except CorruptError as error:
-            excluded = ", ".join([*self._data.exclude, shard.name])
+            excluded = ", ".join([*self._data.exclude, self._find_shard(row).name])
             raise CorruptError(
                 f"{error}\nRestore the shard or build it again, and resume. Or go on without it: start a run "
                 "with another `out`, `model.start_from` naming the last checkpoint, and under `data`:\n"
                 f"  exclude: [{excluded}]"
             ) from error
-        return TrainingExample(text.example_id, text.source, turns, media)
+
+    def _read_media(self, rows: Sequence[int], texts: Sequence[ExampleText]) -> list[Media]:
+        """The features of examples, neighbors in one go; none of those that are text only."""
+        shards = [self._find_shard(row) for row in rows]
+        wanted = [
+            (shard.name, text.item_key)
+            for shard, text in zip(shards, texts, strict=True)
+            if shard.modality is not Modality.TEXT
+        ]
+        read = iter(self.reader.read_features(wanted, views=self._data.views, frames=self._data.frames))
+        return [() if shard.modality is Modality.TEXT else next(read) for shard in shards]
+
+    def _find_shard(self, row: int) -> Leaf:
+        return self._catalog.shards[self._catalog.shard_of(row)]

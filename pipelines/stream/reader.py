@@ -113,7 +113,7 @@ class FeatureReader:
         """
         place = self._indexes.find(shard, key)
         if views == "all" and frames == ALL_FRAMES:
-            return self._retry(place.shard, lambda: self._read_whole(place))
+            return self._read_whole([place])[0]
         return self._retry(place.shard, lambda: self._read_chosen(place, views, frames))
 
     def read_with_class_rows(
@@ -124,10 +124,20 @@ class FeatureReader:
         return self._retry(place.shard, lambda: self._read_with_class_rows(place, views, frames))
 
     def read_features(
-        self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
-    ) -> tuple[MediumFeatures | StoredFeatures, ...]:
-        """What an example of the item is given; see `read_stored`."""
-        return self.read_stored(key, shard, views=views, frames=frames)
+        self,
+        wanted: Sequence[tuple[str, str]],
+        *,
+        views: ViewChoice = "all",
+        frames: FramesConfig = ALL_FRAMES,
+    ) -> Sequence[tuple[MediumFeatures | StoredFeatures, ...]]:
+        """What examples of items are given, by (shard, key) and in this order; see `read_stored`.
+
+        Whole items are all read before the first is opened: copying drives this program's own memory out of
+        the caches, and what opens one item opens the next while it is still there.
+        """
+        if views == "all" and frames == ALL_FRAMES:
+            return self._read_whole([self._indexes.find(shard, key) for shard, key in wanted])
+        return [self.read_stored(key, shard, views=views, frames=frames) for shard, key in wanted]
 
     def read_views(
         self, key: str, places: Sequence[int], *, shard: str
@@ -153,7 +163,7 @@ class FeatureReader:
         """
         room.clear()
         fetched: list[memoryview] = []
-        for span in self._join(wanted):
+        for span in join_spans(self._indexes.find(shard, key) for shard, key in wanted):
             data = room.take(span.num_bytes)
             with named_item(span.shard.name, span.places[-1].key):
                 self._source.read_into(span.shard.tar, span.offset, data)
@@ -168,12 +178,7 @@ class FeatureReader:
             WorkError: when the room is too small.
         """
         room.clear()
-        fetched: list[memoryview] = []
-        for span in self._join(wanted):
-            data = room.take(span.num_bytes)
-            self._retry(span.shard, lambda span=span, data=data: self._fill(span, data))
-            fetched += span.cut(data)
-        return fetched
+        return self._read_spans([self._indexes.find(shard, key) for shard, key in wanted], room.take)
 
     def list_shards(self) -> list[str]:
         """Names of the shards, in the order of the plan."""
@@ -215,9 +220,6 @@ class FeatureReader:
         """
         return self._indexes.find_shard(key)
 
-    def _join(self, wanted: Iterable[tuple[str, str]]) -> list[Span]:
-        return join_spans(self._indexes.find(shard, key) for shard, key in wanted)
-
     def _fill(self, span: Span, data: memoryview) -> None:
         check = SpanCheck(span, data)
         try:
@@ -225,13 +227,22 @@ class FeatureReader:
         except (CorruptError, NotFoundError) as error:
             raise CorruptError(f"shard {span.shard.name}, item {check.place.key}: {error}") from error
 
-    def _read_whole(self, place: Place) -> tuple[StoredFeatures, ...]:
-        span = Span([place])
-        data = self._rooms.take(span.num_bytes)
-        self._fill(span, data)
-        with named_item(place.shard.name, place.key):
-            header, payloads = self._open_whole(data)
-        return self._hand_out(header, choose_views(header.media, "all", ALL_FRAMES), payloads)
+    def _read_spans(self, places: Sequence[Place], take: Callable[[int], memoryview]) -> list[memoryview]:
+        """The bytes of whole items, checked, in memory that was taken."""
+        fetched: list[memoryview] = []
+        for span in join_spans(places):
+            data = take(span.num_bytes)
+            self._retry(span.shard, lambda span=span, data=data: self._fill(span, data))
+            fetched += span.cut(data)
+        return fetched
+
+    def _read_whole(self, places: Sequence[Place]) -> list[tuple[StoredFeatures, ...]]:
+        found: list[tuple[StoredFeatures, ...]] = []
+        for place, data in zip(places, self._read_spans(places, self._rooms.take), strict=True):
+            with named_item(place.shard.name, place.key):
+                header, payloads = self._open_whole(data)
+            found.append(self._hand_out(header, choose_views(header.media, "all", ALL_FRAMES), payloads))
+        return found
 
     def _open_whole(self, data: memoryview) -> tuple[FeatureHeader, list[memoryview]]:
         """Header and encoded views of an item that was checked."""

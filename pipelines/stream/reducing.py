@@ -6,6 +6,8 @@ the core that reads, or tens where attention is recomputed; a reduced cache (`re
 once.
 """
 
+from collections.abc import Sequence
+
 from infra.storage import Storage
 from operators.batch import MediumFeatures
 from operators.reducers import build_reducer
@@ -57,7 +59,11 @@ class ReducingReader(FeatureReader):
         return tuple(self._reducer.reduce(medium) for medium in whole)
 
     def read_features(
-        self, key: str, shard: str, *, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
-    ) -> tuple[MediumFeatures, ...]:
+        self,
+        wanted: Sequence[tuple[str, str]],
+        *,
+        views: ViewChoice = "all",
+        frames: FramesConfig = ALL_FRAMES,
+    ) -> Sequence[tuple[MediumFeatures, ...]]:
         """See `FeatureReader.read_features`."""
-        return self.read_item(key, shard=shard, views=views, frames=frames)
+        return [self.read_item(key, shard=shard, views=views, frames=frames) for shard, key in wanted]

@@ -197,7 +197,7 @@ def test_reading_reduces_as_the_reducer_does(job: SmallJob) -> None:
     weights = read_attention(read_object(storage, manifest.features[spec].attention))
     slow = MediumReducer(build_reducer(PRUMERGE), weights)
     for shard, key in list_items(plain):
-        found = reducing.read_features(key, shard, views="whole")
+        (found,) = reducing.read_features([(shard, key)], views="whole")
         for got, whole in zip(found, plain.read_with_class_rows(key, shard, views="whole"), strict=True):
             expected = slow.reduce(whole)
             assert got.counts == expected.counts

@@ -12,6 +12,7 @@ from tiny_corpus import TinyCorpus, build_corpus
 
 from infra.storage import LocalStorage, Seen
 from operators.feature_file import MediumShape, cut_views, read_header
+from operators.stored import StoredFeatures
 from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.selection import choose_views, select_frames
@@ -79,6 +80,31 @@ def test_a_batch_of_whole_items_is_what_each_is_alone(corpus: TinyCorpus) -> Non
                 header, alone = read_header(data), reader.read_stored(key, shard)
                 assert [one.num_frames for one in alone] == [one.num_frames for one in header.media]
                 assert cut_views(header, data) == [payload for one in alone for payload in one.payloads]
+
+
+def test_the_items_of_a_unit_are_what_each_is_alone(corpus: TinyCorpus) -> None:
+    """Neighbors, the same item twice, and items in any order."""
+    reader = open_reader(corpus)
+    wanted = [(shard, key) for shard in reader.list_shards() for key in reader.list_keys(shard)]
+    wanted = [*wanted[:6], *wanted[3:1:-1], *wanted[::5]]
+    found = reader.read_features(wanted)
+    assert len(found) == len(wanted) > 8
+    for media, (shard, key) in zip(found, wanted, strict=True):
+        alone = reader.read_stored(key, shard)
+        for one, other in zip(media, alone, strict=True):
+            assert isinstance(one, StoredFeatures)
+            assert [bytes(view) for view in one.payloads] == [bytes(view) for view in other.payloads]
+            assert (one.num_frames, one.views_per_frame) == (other.num_frames, other.views_per_frame)
+
+
+def test_neighbors_of_a_unit_are_one_read(corpus: TinyCorpus) -> None:
+    storage = CountingStorage(Path(corpus.storage.url))
+    reader = FeatureReader(storage, corpus.manifest, corpus.spec)
+    shard = next(name for name in reader.list_shards() if len(reader.list_keys(name)) > 2)
+    keys = reader.list_keys(shard)[:3]
+    storage.ranges.clear()
+    assert len(reader.read_features([(shard, key) for key in keys])) == 3
+    assert len(storage.ranges) == 1
 
 
 def test_a_batch_is_read_into_the_room_that_is_there(corpus: TinyCorpus) -> None:

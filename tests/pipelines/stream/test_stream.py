@@ -198,17 +198,17 @@ def test_a_state_of_another_manifest_is_refused(corpus: TinyCorpus, tmp_path: Pa
         open_stream(corpus).load_state_dict({**digests, "epoch": -1, "step": 0})
 
 
-@pytest.mark.parametrize("num_threads", [0, 2])
+@pytest.mark.parametrize(("num_threads", "views"), [(0, "whole"), (0, "all"), (2, "all")])
 def test_a_bad_shard_stops_and_the_printed_line_leaves_it_out(
-    corpus: TinyCorpus, tmp_path: Path, num_threads: int
+    corpus: TinyCorpus, tmp_path: Path, num_threads: int, views: str
 ) -> None:
     shutil.copytree(corpus.storage.url, tmp_path / "copy")
     copied = TinyCorpus(LocalStorage(tmp_path / "copy"), corpus.manifest, corpus.items, corpus.examples)
     tar = copied.tar_path("image-01")
     tar.write_bytes(bytes(tar.stat().st_size))
     with pytest.raises(CorruptError, match=r"exclude: \[image-01\]"):
-        run(open_stream(copied, with_data(threads=num_threads)))
-    stream = open_stream(copied, with_data(exclude=("image-01",)), num_epochs=1)
+        run(open_stream(copied, with_data(threads=num_threads, views=views)))
+    stream = open_stream(copied, with_data(exclude=("image-01",), views=views), num_epochs=1)
     seen = {name for step in run(stream) for batch in step for name in batch}
     assert seen == {example.id for example in usable(corpus) if example.item.shard != "image-01"}
     assert stream.catalog.num_excluded > 0
