@@ -1,9 +1,11 @@
 """Workers of Ray Train take the stream's steps as any ranks do."""
 
 import json
+import sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from test_real_ranks import weave
@@ -46,16 +48,24 @@ class Context:
         return self.local
 
 
+def pretend_place(monkeypatch: pytest.MonkeyPatch, context: Context) -> None:
+    """In place of Ray, which reads its settings once, when it is imported: here they are of no cluster."""
+    train = ModuleType("ray.train")
+    train.__dict__["get_context"] = lambda: context
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    monkeypatch.setitem(sys.modules, "ray.train", train)
+
+
 def test_the_place_is_that_of_the_context(corpus: TinyCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, states = [], []
     for rank in range(3):
-        monkeypatch.setattr("ray.train.get_context", lambda rank=rank: Context(rank, 3, 2))
+        pretend_place(monkeypatch, Context(rank, 3, 2))
         assert find_worker_place() == WorkerPlace(rank, 3, 2)
         stream = open_worker_stream(corpus.storage.url, DATA, seed=3, num_epochs=2)
         begun.append([names(step) for step in islice(stream, 5)])
         states.append(stream.state_dict())
     assert all(state == states[0] for state in states)
-    monkeypatch.setattr("ray.train.get_context", lambda: Context(0, 1, 1))
+    pretend_place(monkeypatch, Context(0, 1, 1))
     pinned = str(states[0]["manifest_digest"])
     rest = open_worker_stream(corpus.storage.url, DATA, seed=3, num_epochs=2, manifest_sha256=pinned)
     rest.load_state_dict(states[0])
