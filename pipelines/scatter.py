@@ -14,6 +14,7 @@ import socket
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from infra.storage import Storage
@@ -49,6 +50,13 @@ def read_blob(storage: Storage, scattered: Scattered, bucket: int) -> bytes:
     """The blob of one bucket."""
     start, end = scattered.bounds[bucket : bucket + 2]
     return storage.read_range(scattered.path, start, end - start) if end > start else b""
+
+
+def read_blobs(storage: Storage, scattered: Scattered) -> list[bytes]:
+    """The blobs of all buckets, read at once."""
+    bounds = scattered.bounds
+    data = storage.read_range(scattered.path, 0, bounds[-1]) if bounds[-1] else b""
+    return [data[start:end] for start, end in pairwise(bounds)]
 
 
 def gather(storage: Storage, objects: Iterable[Scattered], bucket: int) -> Iterator[tuple[int, bytes]]:

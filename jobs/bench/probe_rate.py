@@ -18,14 +18,14 @@ from typing import Final
 from infra.storage import Storage, open_storage
 from jobs.bench.small_files import write_small_files
 from pipelines.engine import run_in_order
-from pipelines.ingest.findings import pack_references, request_bucket, unpack_references
+from pipelines.ingest.asked import MediaNames, unpack_asked
 from pipelines.ingest.media.reader import MediaSource
 from pipelines.ingest.probe import AskingRange, ProbeWorker
 from pipelines.ingest.probe_cache import ProbeCache
 from pipelines.process_engine import ProcessesEngine
 from pipelines.scatter import Scattered, read_blob, scatter
 from schemas.errors import WorkError
-from schemas.record import MediumKind, MediumReference
+from schemas.record import MediumKind
 
 NUM_WORKERS: Final = 2
 NUM_ROUNDS: Final = 5
@@ -90,11 +90,12 @@ class RateWorker:
 
     def _hash(self, half: int) -> int:
         num_bytes = 0
-        for reference in unpack_references(read_blob(self.storage, self.asked, half)):
-            with open(f"{self.root}/{reference.path}", "rb") as file:
-                data = file.read()
-            sha256(data).hexdigest()
-            num_bytes += len(data)
+        for asked in unpack_asked(read_blob(self.storage, self.asked, half)):
+            for path in asked.paths:
+                with open(f"{self.root}/{path}", "rb") as file:
+                    data = file.read()
+                sha256(data).hexdigest()
+                num_bytes += len(data)
         return num_bytes
 
     def _probe(self, half: int) -> int:
@@ -142,8 +143,6 @@ def _pair(one: Sequence[HalfDone]) -> list[tuple[HalfDone, HalfDone]]:
 
 def ask_for(storage: Storage, paths: Sequence[str]) -> Scattered:
     """The files as ingest asks for them: in two buckets by their hash."""
-    buckets: tuple[list[MediumReference], ...] = ([], [])
-    for path in sorted(paths):
-        reference = MediumReference(MediumKind.IMAGE, path)
-        buckets[request_bucket(reference, _BITS)].append(reference)
-    return scatter(storage, "asked", [pack_references(bucket) for bucket in buckets])
+    names = MediaNames()
+    names.add_paths(MediumKind.IMAGE, sorted(paths))
+    return scatter(storage, "asked", names.deal_out(_BITS))

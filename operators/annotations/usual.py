@@ -10,7 +10,7 @@ a hundred rows, passed over again and again, would be fetched each time from bey
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from operators.annotations.conversation import LEAKED_LABEL
 from operators.annotations.turns import Spelling
@@ -56,6 +56,7 @@ class UsualRecords:
 
 
 _MEDIA_FIELDS: Final = {"image": MediumKind.IMAGE, "video": MediumKind.VIDEO}
+_KINDS: Final = tuple(_MEDIA_FIELDS.values())
 _OTHER_MEDIA_FIELDS: Final = frozenset({"images", "videos"})
 _MANY: Final = 1 << 63
 _ROLES: Final = ["human", "gpt"]
@@ -84,6 +85,26 @@ def read_usual_rows(columns: Columns, spelling: Spelling) -> UsualRecords:
             records.conversations.append(encode_conversation(texts))
             records.num_chars.append(len(joined))
     return records
+
+
+def name_usual_media(rows: Sequence[tuple[object, ...]]) -> tuple[MediumKind, list[str]] | None:
+    """The paths that rows name, many at once: one each or none, all in one field, and spelled plainly.
+
+    Args:
+        rows: what each has in the four fields of `name_media`.
+
+    Returns:
+        None where `name_media` has to be asked row by row.
+    """
+    columns = list(zip(*rows, strict=True))
+    used = [place for place, column in enumerate(columns) if column.count(None) < len(column)]
+    if len(used) != 1 or used[0] >= len(_MEDIA_FIELDS):
+        return None
+    cells = [cell for cell in columns[used[0]] if cell]
+    if not all(type(cell) is str for cell in cells):
+        return None
+    paths = cast("list[str]", cells)
+    return (_KINDS[used[0]], paths) if "".join(paths).isascii() else None
 
 
 def _are_usual(said: Sequence[UsualTurn], texts: Sequence[str]) -> bool:

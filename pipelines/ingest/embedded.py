@@ -15,8 +15,8 @@ from pipelines.ingest.findings import (
     FoundMedium,
     ProbeCounts,
     RejectedMedium,
-    pack_row_findings,
 )
+from pipelines.ingest.found_media import pack_media_of_rows
 from pipelines.ingest.inputs import RangeUnit
 from pipelines.ingest.probe import ProbeResult, describe_bytes
 from pipelines.ingest.probe_cache import ProbeCache
@@ -48,7 +48,7 @@ class EmbeddedProbeWorker:
             known = self.cache.read_rows(group, state)
             found = _read_findings(unit) if known is None else known
             findings = scatter(
-                self.storage, f"{self.scratch}/embedded-{unit.index:06d}", [pack_row_findings(found)]
+                self.storage, f"{self.scratch}/embedded-{unit.index:06d}", [pack_media_of_rows(found)]
             )
             cached = self.cache.write_rows(group, state, found)
             return ProbeResult(findings, (group, ""), cached, _count(found, is_known=known is not None))

@@ -1,50 +1,54 @@
-"""The item that a record is about, from its text or from what the probe found out about its media.
+"""The items that the records of a range are about, from their text or from what the probe found out.
 
-One per range of rows: items are looked up by the references of a record, so that what a thousand records
-share is put together once.
+Items go by number here. First come those over one medium each, by the place of the medium among the findings:
+their columns are made of the columns of the findings, with nothing done medium by medium but what looking one
+up by its path takes. Behind them come, as rows name them, items over several media and conversations without.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from itertools import pairwise
+from typing import Final
 
-import msgspec
+import numpy as np
+from jaxtyping import Int32, Int64
 
 from infra.storage import Storage
-from pipelines.ingest.findings import (
-    Finding,
-    FoundMedium,
-    RejectedMedium,
-    unpack_findings,
-    unpack_references,
-    unpack_row_findings,
+from operators.sniff import FORMATS
+from pipelines.ingest.asked import AskedMedia, unpack_asked
+from pipelines.ingest.found_media import (
+    DIGEST_DIGITS,
+    FoundMedia,
+    join_media,
+    unpack_media,
+    unpack_media_of_rows,
 )
-from pipelines.scatter import Scattered, read_blob
+from pipelines.scatter import Scattered, read_blob, read_blobs
 from schemas.digest import sha256_hex
 from schemas.errors import RejectCode, SampleError
-from schemas.medium import KEY_DIGITS, item_key_of_media, item_key_of_text, modality_of
+from schemas.medium import KEY_BITS, KEY_DIGITS, item_key_of_media, item_key_of_text, modality_of
 from schemas.record import MediumKind, MediumReference, Modality, Repair, begin_example_id
 
 MODALITIES: Final = tuple(Modality)
 """By the number that stands for them in parts."""
 REPAIR_BITS: Final = {repair: 1 << place for place, repair in enumerate(Repair)}
+KEY_BYTES: Final = KEY_BITS // 8
 
 _TEXT: Final = MODALITIES.index(Modality.TEXT)
 _MULTI: Final = MODALITIES.index(Modality.MULTI)
-_SINGLE: Final = {kind.value: MODALITIES.index(modality_of((kind,))) for kind in MediumKind}
-_BY_STEM: Final = REPAIR_BITS[Repair.FOUND_BY_STEM]
+_MODALITY_OF_FORMAT: Final = bytes([MODALITIES.index(modality_of((one.kind,))) for one in FORMATS]).ljust(256)
+_REPAIRS_BY_STEM: Final = bytes([0, REPAIR_BITS[Repair.FOUND_BY_STEM]]).ljust(256)
 
 
-class KnownItem(msgspec.Struct, eq=False, gc=False):
-    """An item, as the examples of a range need it; told from others by its identity."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a range gets to know of the media that it asked for, or that stand in its rows."""
 
-    key: bytes
-    id_beginning: bytes
-    """Of the ids of its examples."""
-    modality: int
-    """Its place in `MODALITIES`."""
-    media: tuple[FoundMedium, ...] = ()
-    repairs: int = 0
+    media: FoundMedia
+    asked: Sequence[AskedMedia] = ()
+    """Whose answers the findings are, in this order."""
+    row_lengths: Sequence[int] = ()
+    """How many of the findings are of each row that is used, in order, where media stand in the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,123 +65,167 @@ class Answers:
     unwanted: frozenset[str] = frozenset()
     """Digests of media that count as rejected, whatever was found."""
 
-    def load(self, storage: Storage) -> dict[MediumReference, Finding]:
-        """What was found, by reference."""
-        found: dict[MediumReference, Finding] = {}
-        if self.references is None:
-            return found
-        for bucket, scattered in enumerate(self.findings):
-            asked = unpack_references(read_blob(storage, self.references, bucket))
-            answered = unpack_findings(read_blob(storage, scattered, self.place)) if asked else []
-            found.update(zip(asked, map(self._refuse_unwanted, answered), strict=True))
+    def load(self, storage: Storage) -> Found:
+        """What was found."""
+        found = self._load_rows(storage) if self.row_findings else self._load_asked(storage)
+        found.media.refuse(self.unwanted)
         return found
 
-    def load_rows(self, storage: Storage) -> list[list[Finding]]:
-        """What was found in the rows that are used, in order."""
-        rows = unpack_row_findings(read_blob(storage, self.row_findings, 0)) if self.row_findings else []
-        return [[self._refuse_unwanted(finding) for finding in row] for row in rows]
+    def _load_asked(self, storage: Storage) -> Found:
+        buckets = (
+            [unpack_asked(blob) for blob in read_blobs(storage, self.references)] if self.references else []
+        )
+        blobs = [
+            read_blob(storage, scattered, self.place)
+            for scattered, asked in zip(self.findings, buckets, strict=True)
+            if asked
+        ]
+        media = join_media([unpack_media(blob) for blob in blobs])
+        return Found(media, [one for asked in buckets for one in asked])
 
-    def _refuse_unwanted(self, finding: Finding) -> Finding:
-        if not self.unwanted or isinstance(finding, RejectedMedium) or finding.sha256 not in self.unwanted:
-            return finding
-        message = f"{finding.location!r} is {finding.sha256}, which the recipe lists under reject_media"
-        return RejectedMedium(RejectCode.UNWANTED_MEDIUM, message)
+    def _load_rows(self, storage: Storage) -> Found:
+        blob = read_blob(storage, self.row_findings, 0) if self.row_findings else b""
+        lengths, media = unpack_media_of_rows(blob)
+        return Found(media, row_lengths=lengths)
 
 
-class ItemFinder:
-    """Finds the items of one range."""
+class ItemTable:
+    """The items of one range."""
 
-    def __init__(self, source: str, findings: Mapping[MediumReference, Finding]) -> None:
+    def __init__(self, source: str, found: Found) -> None:
+        self.media = found.media
+        """Of all items; the first items are over one each."""
         self._source = source
-        self._findings = findings
-        self._items: dict[tuple[MediumReference, ...], KnownItem | SampleError] = {}
-        self._by_path = _make_singles(source, findings)
+        self._members: dict[int, tuple[int, ...]] = {}
+        """Places of the media of items over several."""
+        self._known: dict[tuple[MediumReference, ...], int | SampleError] = {}
+        self._places = _number_paths(found.asked)
+        self._by_path = {
+            kind: self._drop_rejected(self._places.get((kind, False), {})) for kind in MediumKind
+        }
+        ends = np.cumsum([0, *found.row_lengths]).tolist()
+        self._rows = [range(start, end) for start, end in pairwise(ends)]
+        digests = found.media.sha256s.decode()
+        keys = [digests[at : at + KEY_DIGITS] for at in range(0, len(digests), DIGEST_DIGITS)]
+        self._keys = bytearray.fromhex("".join(keys))
+        self._modalities = bytearray(found.media.formats.translate(_MODALITY_OF_FORMAT))
+        self._repairs = bytearray(found.media.are_by_stem.translate(_REPAIRS_BY_STEM))
+        self.beginnings = [begin_example_id(source, key) for key in keys]
+        """Of the ids of its examples, for each item."""
 
-    def find(self, references: tuple[MediumReference, ...]) -> KnownItem:
+    def by_path(self, kind: MediumKind) -> Mapping[str, int]:
+        """Items over one medium, by its whole path; of a medium that cannot be used, `find` tells why."""
+        return self._by_path[kind]
+
+    def find(self, references: tuple[MediumReference, ...]) -> int:
         """The item over the media that a record names.
 
         Raises:
             SampleError: with the code of the first medium that cannot be used.
         """
-        known = self._items.get(references)
+        known = self._known.get(references)
         if known is None:
-            known = self._items[references] = self._put_together(references)
+            places = tuple([self._places[kind, by_stem][str(path)] for kind, path, by_stem in references])
+            try:
+                known = self._put_together(places)
+            except SampleError as error:
+                known = error
+            self._known[references] = known
         if isinstance(known, SampleError):
             raise known
         return known
 
-    def by_path(self, kind: MediumKind) -> Mapping[str, KnownItem]:
-        """Items over one medium, by its path; of a medium that cannot be used, `find` tells why."""
-        return self._by_path[kind]
+    def find_embedded(self, row: int, num_media: int, conversation: bytes) -> int:
+        """The item over the media that stand in a row itself, or of its conversation where there are none.
 
-    def find_embedded(self, findings: Sequence[Finding], num_media: int, conversation: bytes) -> KnownItem:
-        """The item over the media that stand in the row itself, or of its conversation where there are none.
+        Args:
+            row: its place among those that are used.
+            num_media: how many the row names.
+            conversation: what is said.
 
         Raises:
             SampleError: EMPTY_FILE or BAD_TYPE when the row holds fewer or more media than it names; else
                 with the code of the first that cannot be used.
         """
-        if len(findings) != num_media:
-            code = RejectCode.EMPTY_FILE if len(findings) < num_media else RejectCode.BAD_TYPE
-            held = f"its columns of pictures hold {len(findings)}"
+        places = tuple(self._rows[row])
+        if len(places) != num_media:
+            code = RejectCode.EMPTY_FILE if len(places) < num_media else RejectCode.BAD_TYPE
+            held = f"its columns of pictures hold {len(places)}"
             raise SampleError(code, f"the row names {num_media} pictures in 'image', {held}")
-        return make_item(self._source, findings) if findings else self.find_text(conversation)
+        return self._put_together(places) if places else self.find_text(conversation)
 
-    def find_text(self, conversation: bytes) -> KnownItem:
+    def find_text(self, conversation: bytes) -> int:
         """The item of a conversation without media."""
-        key = item_key_of_text(sha256_hex(conversation))
-        return KnownItem(bytes.fromhex(key), begin_example_id(self._source, key), _TEXT)
+        return self._add(item_key_of_text(sha256_hex(conversation)), _TEXT)
 
-    def _put_together(self, references: tuple[MediumReference, ...]) -> KnownItem | SampleError:
-        try:
-            return make_item(self._source, [self._findings[reference] for reference in references])
-        except SampleError as error:
-            return error
+    def keys_of(self, items: Int64[np.ndarray, " rows"]) -> bytes:
+        """The keys of items, one behind the other."""
+        return np.frombuffer(bytes(self._keys), f"V{KEY_BYTES}")[items].tobytes()
+
+    def modalities_of(self, items: Int64[np.ndarray, " rows"]) -> bytes:
+        """Their places in `MODALITIES`."""
+        return np.frombuffer(bytes(self._modalities), np.int8)[items].tobytes()
+
+    def repairs_of(self, items: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Bits of the mends that finding their media took."""
+        return np.frombuffer(bytes(self._repairs), np.uint8)[items].astype(np.int64)
+
+    def media_of(
+        self, items: Int64[np.ndarray, " rows"]
+    ) -> tuple[Int64[np.ndarray, " media"], Int32[np.ndarray, " media"], Int64[np.ndarray, " media"]]:
+        """Every medium of every item: the item, its position in it, its place among the media."""
+        singles = items[items < len(self.media)]
+        several = [(item, self._members.get(item, ())) for item in items[items >= len(self.media)].tolist()]
+        owners = [item for item, members in several for _ in members]
+        positions = [position for _, members in several for position in range(len(members))]
+        places = [place for _, members in several for place in members]
+        return (
+            np.concatenate([singles, np.array(owners, np.int64)]),
+            np.concatenate([np.zeros(len(singles), np.int32), np.array(positions, np.int32)]),
+            np.concatenate([singles, np.array(places, np.int64)]),
+        )
+
+    def _drop_rejected(self, places: dict[str, int]) -> dict[str, int]:
+        rejected = self.media.rejected
+        return {path: at for path, at in places.items() if at not in rejected} if rejected else places
+
+    def _put_together(self, places: tuple[int, ...]) -> int:
+        for place in places:
+            if place in self.media.rejected:
+                why = self.media.rejected[place]
+                raise SampleError(why.code, why.message)
+        if len(places) == 1:
+            return places[0]
+        key = item_key_of_media(tuple([self.media.sha256(place) for place in places]))
+        repairs = 0
+        for place in places:
+            repairs |= self._repairs[place]
+        item = self._add(key, _MULTI, repairs)
+        self._members[item] = places
+        return item
+
+    def _add(self, key: str, modality: int, repairs: int = 0) -> int:
+        self._keys += bytes.fromhex(key)
+        self._modalities.append(modality)
+        self._repairs.append(repairs)
+        self.beginnings.append(begin_example_id(self._source, key))
+        return len(self.beginnings) - 1
 
 
-def make_item(source: str, findings: Sequence[Finding]) -> KnownItem:
-    """The item over media that were found.
-
-    Raises:
-        SampleError: with the code of the first medium that cannot be used.
-    """
-    repairs = 0
-    for finding in findings:
-        if isinstance(finding, RejectedMedium):
-            raise SampleError(finding.code, finding.message)
-        if finding.is_by_stem:
-            repairs = _BY_STEM
-    media = cast("tuple[FoundMedium, ...]", tuple(findings))
-    if len(media) == 1:
-        return _make_single(source, media[0])
-    key = item_key_of_media(tuple([medium.sha256 for medium in media]))
-    return KnownItem(bytes.fromhex(key), begin_example_id(source, key), _MULTI, media, repairs)
-
-
-def _make_single(source: str, medium: FoundMedium) -> KnownItem:
-    key = medium.sha256[:KEY_DIGITS]  # as `item_key_of_media` has it for one
-    repairs = _BY_STEM if medium.is_by_stem else 0
-    beginning = begin_example_id(source, key)
-    return KnownItem(bytes.fromhex(key), beginning, _SINGLE[medium.kind], (medium,), repairs)
-
-
-def _make_singles(
-    source: str, findings: Mapping[MediumReference, Finding]
-) -> dict[MediumKind, dict[str, KnownItem]]:
-    """Items over each medium that was found under its whole path, of either kind.
-
-    All at once, before any row is read: made one by one between the objects of rows, which come and go, they
-    would scatter these over ever more memory.
-    """
-    by_path: dict[MediumKind, dict[str, KnownItem]] = {kind: {} for kind in MediumKind}
-    for (kind, path, by_stem), finding in findings.items():
-        if path is not None and not by_stem and isinstance(finding, FoundMedium):
-            by_path[kind][path] = _make_single(source, finding)
-    return by_path
-
-
-def combine_repairs(bits: int, repairs: Iterable[Repair]) -> int:
-    """The bits of some repairs, added to others."""
+def combine_repairs(repairs: Iterable[Repair]) -> int:
+    """The bits of some repairs."""
+    bits = 0
     for repair in repairs:
         bits |= REPAIR_BITS[repair]
     return bits
+
+
+def _number_paths(asked: Iterable[AskedMedia]) -> dict[tuple[MediumKind, bool], dict[str, int]]:
+    """The places of findings by what was asked for."""
+    places: dict[tuple[MediumKind, bool], dict[str, int]] = {}
+    at = 0
+    for one in asked:
+        numbers = range(at, at + len(one.paths))
+        places.setdefault((one.kind, one.by_stem), {}).update(zip(one.paths, numbers, strict=True))
+        at = numbers.stop
+    return places

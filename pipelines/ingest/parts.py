@@ -9,24 +9,22 @@ does: they lie scattered between what the parser makes and frees, and nothing st
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import polars as pl
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 from jaxtyping import UInt64
 
 from pipelines.ingest.arrow import to_frame
-from pipelines.ingest.items import KnownItem
-from schemas.medium import KEY_BITS
+from pipelines.ingest.columns import Texts, flat_column, text_column
+from pipelines.ingest.found_media import MEDIA_COLUMNS
+from pipelines.ingest.items import KEY_BYTES, ItemTable
 
 _arrow: Any = pyarrow
-
-KEY_BYTES: Final = KEY_BITS // 8
 
 _EXAMPLES: Final = _arrow.schema(
     [
@@ -43,34 +41,25 @@ _EXAMPLES: Final = _arrow.schema(
 )
 """`raw` is null where no duplicate would be rejected."""
 _MEDIA: Final = _arrow.schema(
-    [
-        ("item_key", _arrow.binary(KEY_BYTES)),
-        ("position", _arrow.int32()),
-        ("sha256", _arrow.string()),
-        ("kind", _arrow.string()),
-        ("extension", _arrow.string()),
-        ("num_bytes", _arrow.int64()),
-        ("width_px", _arrow.int32()),
-        ("height_px", _arrow.int32()),
-        ("duration_s", _arrow.float64()),
-        ("location", _arrow.string()),
-    ]
+    [("item_key", _arrow.binary(KEY_BYTES)), ("position", _arrow.int32()), *MEDIA_COLUMNS]
 )
+_PLACES: Final = _arrow.schema([("place", _arrow.int64())])
 _RANK: Final = _arrow.field("rank", _arrow.int32())
 _LEADING_BITS: Final = 16
-_AS_TUPLE: Final = msgspec.structs.astuple
 
 
 @dataclass(slots=True)
 class Examples:
     """Some examples, column by column."""
 
-    items: list[KnownItem] = field(default_factory=list[KnownItem])
+    items: list[int] = field(default_factory=list[int])
+    """By their numbers in the table of the range."""
     example_ids: list[bytes] = field(default_factory=list[bytes])
     rows: list[int] = field(default_factory=list[int])
     record_ids: list[str] = field(default_factory=list[str])
     num_chars: list[int] = field(default_factory=list[int])
     repairs: list[int] = field(default_factory=list[int])
+    """Of the records; those of the items come to them."""
     conversations: list[bytes] = field(default_factory=list[bytes])
     raws: list[bytes] = field(default_factory=list[bytes])
     """Of all rows, or of none."""
@@ -82,16 +71,14 @@ class Part:
     def __init__(self, bits: int) -> None:
         self.num_examples = 0
         self._bits = bits
-        self._keys = bytearray()
+        self._items = array("q")
         self._example_ids = bytearray()
         self._rows = array("q")
-        self._record_ids = _Texts()
-        self._modalities = array("b")
+        self._record_ids = Texts()
         self._num_chars = array("i")
-        self._repairs = array("i")
-        self._conversations = _Texts()
+        self._repairs = array("q")
+        self._conversations = Texts()
         self._raws: list[bytes] = []
-        self._items: dict[KnownItem, None] = {}
 
     @property
     def num_text_bytes(self) -> int:
@@ -100,104 +87,46 @@ class Part:
 
     def add(self, some: Examples) -> None:
         """Add examples."""
-        items = some.items
-        self.num_examples += len(items)
-        self._keys += b"".join([item.key for item in items])
+        self.num_examples += len(some.items)
+        self._items.extend(some.items)
         self._example_ids += b"".join(some.example_ids)
         self._rows.extend(some.rows)
         self._record_ids.add(some.record_ids)
-        self._modalities.extend([item.modality for item in items])
         self._num_chars.extend(some.num_chars)
         self._repairs.extend(some.repairs)
         self._conversations.add_bytes(some.conversations)
         self._raws += some.raws
-        self._items.update(dict.fromkeys(items))
 
-    def pack_examples(self) -> Iterator[memoryview]:
+    def pack_examples(self, table: ItemTable) -> Iterator[memoryview]:
         """One blob a bucket, rows in their order; empty for a bucket without any."""
-        count = self.num_examples
+        items = np.frombuffer(self._items, np.int64)
+        keys = table.keys_of(items)
+        repairs = np.frombuffer(self._repairs, np.int64) | table.repairs_of(items)
         raws = _arrow.array(self._raws, _arrow.large_binary()) if self._raws else None
         arrays = [
-            _column(_EXAMPLES, "item_key", self._keys),
-            _column(_EXAMPLES, "example_id", self._example_ids),
-            _column(_EXAMPLES, "row", self._rows),
-            self._record_ids.column(_arrow.string()),
-            _column(_EXAMPLES, "modality", self._modalities),
-            _column(_EXAMPLES, "num_chars", self._num_chars),
-            _column(_EXAMPLES, "repairs", self._repairs),
-            self._conversations.column(_arrow.binary()),
-            _arrow.nulls(count, _arrow.large_binary()) if raws is None else raws,
+            flat_column(_EXAMPLES, "item_key", keys),
+            flat_column(_EXAMPLES, "example_id", self._example_ids),
+            flat_column(_EXAMPLES, "row", self._rows),
+            text_column(_arrow.string(), *self._record_ids.flatten()),
+            flat_column(_EXAMPLES, "modality", table.modalities_of(items)),
+            flat_column(_EXAMPLES, "num_chars", self._num_chars),
+            flat_column(_EXAMPLES, "repairs", repairs.astype(np.int32)),
+            text_column(_arrow.binary(), *self._conversations.flatten()),
+            _arrow.nulls(self.num_examples, _arrow.large_binary()) if raws is None else raws,
         ]
-        return _deal_out(arrays, _EXAMPLES, self._keys, self._bits)
+        return _deal_out(arrays, _EXAMPLES, keys, self._bits)
 
-    def pack_media(self) -> Iterator[memoryview]:
+    def pack_media(self, table: ItemTable) -> Iterator[memoryview]:
         """One blob a bucket, the media of every item; empty for a bucket without any."""
-        items = [item for item in self._items if item.media]
-        media = [medium for item in items for medium in item.media]
-        keys = b"".join([item.key * len(item.media) for item in items])
-        columns: list[tuple[Any, ...]] = list(zip(*map(_AS_TUPLE, media), strict=True)) or [()] * 9
-        digests, kinds, extensions, sizes, widths, heights, durations, locations, _ = columns
+        items, positions, places = table.media_of(np.unique(np.frombuffer(self._items, np.int64)))
+        keys = table.keys_of(items)
+        media = table.media.columns().take(flat_column(_PLACES, "place", places))
         arrays = [
-            _column(_MEDIA, "item_key", keys),
-            _column(_MEDIA, "position", array("i", [n for item in items for n in range(len(item.media))])),
-            _texts(digests),
-            _texts(kinds),
-            _texts(extensions),
-            _column(_MEDIA, "num_bytes", array("q", sizes)),
-            _column(_MEDIA, "width_px", array("i", widths)),
-            _column(_MEDIA, "height_px", array("i", heights)),
-            _column(_MEDIA, "duration_s", array("d", durations)),
-            _texts(locations),
+            flat_column(_MEDIA, "item_key", keys),
+            flat_column(_MEDIA, "position", positions),
+            *media.columns,
         ]
         return _deal_out(arrays, _MEDIA, keys, self._bits)
-
-
-class _Texts:
-    """A column of texts that grows, in a few large pieces."""
-
-    __slots__ = ("_lengths", "_pieces", "num_bytes")
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-        self._pieces: list[bytes] = []
-        self._lengths = array("i")
-
-    def add(self, texts: Sequence[str]) -> None:
-        """Add texts."""
-        joined = "".join(texts)
-        if joined.isascii():
-            self._add(joined.encode(), texts)
-        else:
-            self.add_bytes([text.encode() for text in texts])
-
-    def add_bytes(self, texts: list[bytes]) -> None:
-        """Add texts that are encoded."""
-        self._add(b"".join(texts), texts)
-
-    def column(self, kind: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
-        """The column, as Arrow has it."""
-        ends = np.zeros(len(self._lengths) + 1, np.int32)
-        np.cumsum(np.frombuffer(self._lengths, np.int32), out=ends[1:])
-        buffers = [None, _arrow.py_buffer(ends), _arrow.py_buffer(b"".join(self._pieces))]
-        return _arrow.Array.from_buffers(kind, len(self._lengths), buffers)
-
-    def _add(self, piece: bytes, texts: Sequence[Sized]) -> None:
-        self._pieces.append(piece)
-        self.num_bytes += len(piece)
-        self._lengths.extend(map(len, texts))
-
-
-def _texts(values: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    texts = _Texts()
-    texts.add(values)
-    return texts.column(_arrow.string())
-
-
-def _column(schema: Any, name: str, values: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """A column of values of one size; `_arrow.array` would import pandas to look at them."""
-    kind = schema.field(name).type
-    data = memoryview(values).cast("B")
-    return _arrow.Array.from_buffers(kind, 8 * len(data) // kind.bit_width, [None, _arrow.py_buffer(data)])
 
 
 def _deal_out(arrays: list[Any], schema: Any, keys: bytes | bytearray, bits: int) -> Iterator[memoryview]:  # noqa: ANN401

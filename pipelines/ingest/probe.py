@@ -18,16 +18,15 @@ import msgspec
 from infra.storage import Storage
 from operators.video import VideoFacts
 from pipelines.decode.isolated import IsolatedDecoder
+from pipelines.ingest.asked import request_hash, unpack_asked
 from pipelines.ingest.collection import no_collection
 from pipelines.ingest.findings import (
     Finding,
+    FoundMedium,
     ProbeCounts,
     RejectedMedium,
-    describe_found,
-    pack_findings,
-    request_hash,
-    unpack_references,
 )
+from pipelines.ingest.found_media import list_media, pack_media
 from pipelines.ingest.media.facts import read_facts
 from pipelines.ingest.media.reader import MediaReader, MediaSource
 from pipelines.ingest.media.root import MediaRoot
@@ -81,8 +80,11 @@ class ProbeWorker:
             blobs: list[bytes] = []
             with no_collection():
                 for asking in self.asking:
-                    references = unpack_references(read_blob(self.storage, asking.references, bucket))
-                    blobs.append(pack_findings([probe.find(asking.source, named) for named in references]))
+                    asked = unpack_asked(read_blob(self.storage, asking.references, bucket))
+                    found = [
+                        probe.find(asking.source, named) for some in asked for named in some.references()
+                    ]
+                    blobs.append(pack_media(list_media(found)))
             findings = scatter(self.storage, f"{self.scratch}/findings-{bucket:06d}", blobs)
             cached = self.cache.write(FILES, bits, probe.seen.values())
             return ProbeResult(findings, (FILES, bits), cached, probe.counts)
@@ -111,14 +113,24 @@ class FileProbe:
         asked = (source, reference)
         answer = self._answers.get(asked)
         if answer is None:
-            answer = self._answers[asked] = self._find(source, reference)
+            answer = self._answers[asked] = self._find(self._media.root(source), reference)
         return answer
 
-    def _find(self, source: str, reference: MediumReference) -> Finding:
-        root = self._media.root(source)
+    def _find(self, root: MediaRoot, reference: MediumReference) -> Finding:
+        """What is there, from the cache if the file is the same."""
+        kind = reference.kind
         try:
             location = root.find(reference)
-            finding = self._look(root, location, reference)
+            state = root.state(location)
+            place = (root.url, location, kind)
+            known = self.seen.get(place)
+            if known is not None and known.holds_for(state):
+                self._num_unchanged += place not in self._read_now
+                finding = known.finding
+            else:
+                finding = self._read(root, reference, location)
+                self._read_now.add(place)
+                self.seen[place] = CachedFinding(request_hash(str(reference.path)), *place, *state, finding)
         except SampleError as error:
             return RejectedMedium(error.code, error.message)
         is_plain = location == reference.path or isinstance(finding, RejectedMedium)
@@ -126,32 +138,21 @@ class FileProbe:
             return finding
         return msgspec.structs.replace(finding, is_by_stem=True)
 
-    def _look(self, root: MediaRoot, location: str, reference: MediumReference) -> Finding:
-        """What is at a location, from the cache if the file is the same."""
-        state = root.state(location)
-        kind = reference.kind
-        place = (root.url, location, kind)
-        known = self.seen.get(place)
-        if known is not None and known.holds_for(state):
-            self._num_unchanged += place not in self._read_now
-            return known.finding
-        try:
-            data = root.read(location, kind)
-        except SampleError as error:
-            finding = RejectedMedium(error.code, error.message)
-        else:
-            self._num_bytes_read += len(data)
-            finding = describe_bytes(data, reference, location)
+    def _read(self, root: MediaRoot, reference: MediumReference, location: str) -> Finding:
+        """What a file is, or why it cannot be used, for the cache to keep."""
         self._num_read += 1
-        self._read_now.add(place)
-        self.seen[place] = CachedFinding(request_hash(reference), *place, *state, finding)
-        return finding
+        try:
+            data = root.read(location, reference.kind)
+        except SampleError as error:
+            return RejectedMedium(error.code, error.message)
+        self._num_bytes_read += len(data)
+        return describe_bytes(data, reference, location)
 
 
 def describe_bytes(data: bytes, reference: MediumReference, location: str) -> Finding:
     """The finding of a medium whose bytes are at hand."""
     try:
-        return describe_found(location, read_facts(data, reference.kind, _read_clip))
+        return FoundMedium(*read_facts(data, reference.kind, _read_clip), location)
     except SampleError as error:
         return RejectedMedium(error.code, f"{location!r}: {error.message}")
 

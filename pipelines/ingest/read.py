@@ -6,7 +6,7 @@ plain tuples here, and items are put together once a range and not once a record
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,9 +15,8 @@ from infra.storage import Storage
 from operators.annotations import LAYOUTS
 from operators.annotations.usual import read_usual_rows
 from pipelines.ingest.collection import no_collection
-from pipelines.ingest.findings import Finding
 from pipelines.ingest.inputs import RangeUnit
-from pipelines.ingest.items import Answers, ItemFinder, combine_repairs
+from pipelines.ingest.items import Answers, ItemTable, combine_repairs
 from pipelines.ingest.parts import Examples, Part
 from pipelines.ingest.rows.chunks import Chunk, UsualChunk, read_chunks, read_usual_chunks
 from pipelines.ingest.rows.json_values import RowProblem
@@ -92,9 +91,7 @@ class _RangeReader:
         self._unit = unit
         self._range = unit.range
         self._layout = LAYOUTS[unit.range.input.format]
-        self._items = ItemFinder(unit.range.input.source, unit.answers.load(worker.storage))
-        self._row_findings: list[list[Finding]] = unit.answers.load_rows(worker.storage)
-        """Of every row that is used where media stand in the rows; else empty."""
+        self._items = ItemTable(unit.range.input.source, unit.answers.load(worker.storage))
         self._part = Part(worker.item_bits)
         self._rejects: list[Reject] = []
         self._num_rejected_bytes = 0
@@ -148,17 +145,21 @@ class _RangeReader:
         paths = zip(records.paths, records.conversations, strict=True)
         items = [find_path(path) if path else find_text(text) for path, text in paths]
         if None in items:
-            records = records.take([place for place, item in enumerate(items) if item])
-        found.items = [item for item in items if item]
-        identified = zip(found.items, records.conversations, strict=True)
-        found.example_ids = [end_example_id(item.id_beginning, text) for item, text in identified]
+            records = records.take([place for place, item in enumerate(items) if item is not None])
+        found.items = [item for item in items if item is not None]
+        found.example_ids = self._name_examples(found.items, records.conversations)
         start = self._range.first_row + first
         found.rows = [start + row for row in records.rows]
         found.record_ids = records.record_ids
         found.num_chars = records.num_chars
-        found.repairs = [item.repairs for item in found.items]
+        found.repairs = [0] * len(found.items)
         found.conversations = records.conversations
         return set(records.rows)
+
+    def _name_examples(self, items: Sequence[int], conversations: Sequence[bytes]) -> list[bytes]:
+        beginnings = self._items.beginnings
+        identified = zip(items, conversations, strict=True)
+        return [end_example_id(beginnings[item], text) for item, text in identified]
 
     def _read_row(
         self, chunk: Chunk | UsualChunk, index: int, first: int, place: int, found: Examples
@@ -172,19 +173,19 @@ class _RangeReader:
         try:
             record_id, texts, media, repairs = self._layout.parse(value)
             conversation = encode_conversation(texts)
-            if self._row_findings:
-                item = self._items.find_embedded(self._row_findings[place], len(media), conversation)
+            if self._layout.is_embedded:
+                item = self._items.find_embedded(place, len(media), conversation)
             else:
                 item = self._items.find(media) if media else self._items.find_text(conversation)
         except SampleError as error:
             self._reject(row, error.code, error.message, chunk.raw(index))
             return
         found.items.append(item)
-        found.example_ids.append(end_example_id(item.id_beginning, conversation))
+        found.example_ids.append(end_example_id(self._items.beginnings[item], conversation))
         found.rows.append(row)
         found.record_ids.append(record_id)
         found.num_chars.append(count_chars(texts))
-        found.repairs.append(combine_repairs(item.repairs, repairs))
+        found.repairs.append(combine_repairs(repairs))
         found.conversations.append(conversation)
 
     def _reject(self, row: int, code: RejectCode, message: str, raw: bytes) -> None:
@@ -204,8 +205,10 @@ class _RangeReader:
         part, self._part = self._part, Part(self._worker.item_bits)
         storage = self._worker.storage
         name = f"{self._range.index:06d}-{len(self._result.parts):04d}"
-        examples = scatter(storage, f"{self._worker.scratch}/examples-{name}", part.pack_examples())
-        media = scatter(storage, f"{self._worker.scratch}/media-{name}", part.pack_media())
+        examples = scatter(
+            storage, f"{self._worker.scratch}/examples-{name}", part.pack_examples(self._items)
+        )
+        media = scatter(storage, f"{self._worker.scratch}/media-{name}", part.pack_media(self._items))
         self._result.parts.append(ReadPart(examples, media))
         self._result.num_examples += part.num_examples
 

@@ -8,7 +8,7 @@ A row whose media are malformed names none here; reading it will reject it. Medi
 for another reason are probed in vain.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -18,15 +18,16 @@ import numpy as np
 from infra.files import open_files
 from infra.storage import Storage
 from operators.annotations import LAYOUTS
+from operators.annotations.layout import Layout
+from operators.annotations.usual import name_usual_media
+from pipelines.ingest.asked import MediaNames
 from pipelines.ingest.collection import no_collection
-from pipelines.ingest.findings import pack_references, request_bucket
 from pipelines.ingest.inputs import RangeUnit
 from pipelines.ingest.rows.chunks import ScannedChunk, scan_chunks
 from pipelines.ingest.rows.ranges import RangeBoundaryError
 from pipelines.ingest.take import rank_row
 from pipelines.scatter import Scattered, scatter
 from schemas.errors import SampleError
-from schemas.record import MediumReference
 
 MAX_REQUEST_BITS: Final = 8
 RECORDS_PER_BUCKET: Final = 64
@@ -88,7 +89,7 @@ class ScanWorker:
     def _scan(self, unit: ScanUnit) -> ScanResult:
         layout = LAYOUTS[unit.range.input.format]
         fields = layout.media_fields if unit.wanted is Wanted.MEDIA else ()
-        references: dict[MediumReference, None] = {}
+        names = MediaNames()
         ranks: list[int] = []
         num_rows = 0
         one = unit.range
@@ -97,18 +98,12 @@ class ScanWorker:
                 if unit.wanted is Wanted.RANKS:
                     ranks += [rank_row(chunk.raw(index)) for index in range(chunk.num_rows)]
                 if fields:
-                    _collect(chunk, unit.range, num_rows, layout.name_media, references)
+                    _collect(chunk, unit.range, num_rows, layout, names)
                 num_rows += chunk.num_rows
         if unit.wanted is not Wanted.MEDIA:
             return ScanResult(num_rows, ranks=np.array(ranks, dtype=np.uint64).tobytes())
-        return ScanResult(num_rows, self._scatter(unit.range, references))
-
-    def _scatter(self, unit: RangeUnit, references: Iterable[MediumReference]) -> Scattered:
-        buckets: list[list[MediumReference]] = [[] for _ in range(1 << self.request_bits)]
-        for reference in references:
-            buckets[request_bucket(reference, self.request_bits)].append(reference)
-        blobs = [pack_references(bucket) for bucket in buckets]
-        return scatter(self.storage, f"{self.scratch}/references-{unit.index:06d}", blobs)
+        path = f"{self.scratch}/references-{unit.range.index:06d}"
+        return ScanResult(num_rows, scatter(self.storage, path, names.deal_out(self.request_bits)))
 
 
 def choose_request_bits(num_annotation_bytes: int) -> int:
@@ -117,20 +112,17 @@ def choose_request_bits(num_annotation_bytes: int) -> int:
     return min(MAX_REQUEST_BITS, num_buckets.bit_length())
 
 
-def _collect(
-    chunk: ScannedChunk,
-    unit: RangeUnit,
-    first: int,
-    name_media: Callable[..., tuple[MediumReference, ...]],
-    references: dict[MediumReference, None],
-) -> None:
+def _collect(chunk: ScannedChunk, unit: RangeUnit, first: int, layout: Layout, names: MediaNames) -> None:
     """Add the media that the rows of a chunk name, as far as they are used."""
     values = chunk.values
     if unit.taken is not None:
         values = [values[index] for index in unit.within(first, chunk.num_rows)]
+    usual = name_usual_media(values) if layout.usual else None
+    if usual is not None:
+        names.add_paths(*usual)
+        return
     for named in values:
         try:
-            for reference in name_media(*named):
-                references[reference] = None
+            names.add(layout.name_media(*named))
         except SampleError:
             continue

@@ -23,8 +23,9 @@ from jobs.bench.result import Measured, describe_machine
 from jobs.bench.small_files import MAX_BYTES, MIN_BYTES, write_small_files
 from jobs.bench.tree_memory import can_watch_memory, count_tree_bytes
 from pipelines.engine import SerialEngine
+from pipelines.ingest.asked import AskedMedia
 from schemas.errors import WorkError
-from schemas.record import MediumKind, MediumReference
+from schemas.record import MediumKind
 
 NUM_RECORDS = 4500
 LINUX = pytest.mark.skipif(not can_watch_memory(), reason="this system tells no proportional set size")
@@ -73,12 +74,16 @@ def test_a_lost_record_fails_the_benchmark(records, ours, change):
 
 
 def test_pretended_facts_depend_on_the_place_alone():
-    picture, clip = MediumReference(MediumKind.IMAGE, "a/b"), MediumReference(MediumKind.VIDEO, "a/b", True)
-    one = pretend("/root", picture)
-    assert one == pretend("/root", picture)
-    assert len(bytes.fromhex(one.sha256)) == 32
-    assert one.sha256 != pretend("/other", picture).sha256
-    assert one.facts.duration_s == 0 < pretend("/root", clip).facts.duration_s
+    pictures = AskedMedia(MediumKind.IMAGE, by_stem=False, paths=["a/b", "a/c"])
+    clips = AskedMedia(MediumKind.VIDEO, by_stem=True, paths=["a/b"])
+    found, other = pretend("/root", pictures), pretend("/other", pictures)
+    assert found == pretend("/root", pictures)
+    assert [len(bytes.fromhex(found.sha256(place))) for place in range(2)] == [32, 32]
+    assert len({one.sha256(place) for one in (found, other) for place in range(2)}) == 4
+    rows = found.columns().to_pylist() + pretend("/root", clips).columns().to_pylist()
+    assert [row["location"] for row in rows] == ["a/b", "a/c", "a/b"]
+    assert [row["kind"] for row in rows] == ["image", "image", "video"]
+    assert [row["duration_s"] > 0 for row in rows] == [False, False, True]
 
 
 def test_small_files_are_small_pictures(tmp_path):

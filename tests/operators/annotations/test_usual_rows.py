@@ -1,5 +1,6 @@
 """The short way of reading rows says what the long way says, or nothing."""
 
+import contextlib
 import json
 
 import msgspec
@@ -8,9 +9,11 @@ from hypothesis import strategies as st
 
 from operators.annotations import LAYOUTS
 from operators.annotations.conversation import LEAKED_LABEL
+from operators.annotations.media import name_media
 from operators.annotations.turns import LLAVA_SPELLING
-from operators.annotations.usual import read_usual_rows
+from operators.annotations.usual import name_usual_media, read_usual_rows
 from pipelines.ingest.rows.usual_rows import UsualDecoder
+from schemas.errors import SampleError
 from schemas.record import MediumReference, count_chars, encode_conversation
 
 words = st.sampled_from(
@@ -112,3 +115,22 @@ def test_a_key_that_stands_twice_is_no_usual_row():
         except msgspec.DecodeError:
             continue
         raise AssertionError(text)
+
+
+cells = st.none() | paths | st.sampled_from([[], ["a.jpg"], 0, 1, False, {}])
+
+
+@given(rows=st.lists(st.tuples(cells, cells, cells, cells) | cells.map(lambda one: (one, None, None, None))))
+@example(rows=[("a.jpg", None, None, None), (None,) * 4])
+@example(rows=[(None, "a.mp4", None, None)])
+def test_media_named_by_many_rows_are_those_named_by_each(rows):
+    usual = name_usual_media(rows) if rows else None
+    if usual is None:
+        assert len(rows) != 1 or rows[0] != ("a.jpg", None, None, None)
+        return
+    kind, named = usual
+    one_by_one = []
+    for row in rows:
+        with contextlib.suppress(SampleError):
+            one_by_one += name_media(*row)
+    assert one_by_one == [MediumReference(kind, path) for path in named]
