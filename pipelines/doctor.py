@@ -5,6 +5,7 @@ file and syncs it. Nothing is left behind. Costs some seconds, most of them impo
 moment, so they are told and only judged where they are hopeless.
 """
 
+import importlib
 import io
 import os
 import secrets
@@ -174,12 +175,10 @@ def check_ray(address: str | None) -> Finding:
     installed = f"ray {version('ray')}"
     if address is None:
         return Finding("ray", f"{installed}; name a cluster with --ray-address to try it")
-    import ray
-
     from infra.ray_cluster import ray_cluster
 
-    library: Any = ray
     with ray_cluster(address):
+        library: Any = importlib.import_module("ray")  # not before: it reads its settings when it is imported
         alive = [node for node in library.nodes() if node["Alive"]]
         resources: dict[str, float] = library.cluster_resources()
     counts = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"

@@ -45,6 +45,7 @@ def test_the_result_tells_where_and_what(reported):
             {"source": "pictures", "code": "missing_file", "count": 1},
         ],
         "items": 8,
+        "sweeps": 0,
     }
 
 
