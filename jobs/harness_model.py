@@ -62,6 +62,8 @@ class HarnessModel(_Base):
             run = opened.config.run.model_copy(update={"device": device.partition(":")[0]})
             opened = replace(opened, config=opened.config.model_copy(update={"run": run}))
         self.responder = Responder(opened, encoder)
+        if not str(batch_size).isdecimal():
+            raise ConfigError(f"--batch_size {batch_size}: name a number of questions")
         self.batch_size = int(batch_size)
         self.device = self.responder.device
 

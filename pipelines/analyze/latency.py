@@ -97,11 +97,11 @@ class _Path(NamedTuple):
                 subject.encoder.width,
                 subject.device,
             )
-            self.held.medium = MediumFeatures(stored[None], subject.class_rows[None])
-            return
-        seen = subject.encoder.encode_fixed(subject.pixels, views)
-        rows = None if seen.class_row is None else seen.class_row[None]
-        self.held.medium = MediumFeatures(seen.patches[None], rows)
+            patches, class_rows = stored, subject.class_rows
+        else:
+            seen = subject.encoder.encode_fixed(subject.pixels, views)
+            patches, class_rows = seen.patches, seen.class_row
+        self.held.medium = MediumFeatures(patches[None], None if class_rows is None else class_rows[None])
 
     def fuse(self) -> None:
         medium = self.held.medium

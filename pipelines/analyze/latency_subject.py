@@ -69,7 +69,8 @@ class Subject:
     pixels: Float[Tensor, "views 3 size size"]
     payloads: tuple[bytes, ...]
     """The same views as the cache holds them."""
-    class_rows: Float[Tensor, "views width"]
+    class_rows: Float[Tensor, "views width"] | None
+    """None of an encoder without a class token."""
     text_tokens: int
     dtype: torch.dtype
 
@@ -259,7 +260,7 @@ def _put_together(
         codec_name=codec_name,
         pixels=pixels,
         payloads=tuple(codec.encode(seen.patches.float().cpu())),
-        class_rows=seen.class_row if seen.class_row is not None else seen.patches[:, 0],
+        class_rows=seen.class_row,
         text_tokens=text_tokens,
         dtype=dtype,
     )

@@ -37,6 +37,6 @@ def choose_held_out(plan: Iterable[Leaf], share: float, excluded: Iterable[str] 
     if not chosen:
         raise ConfigError(
             "no kind of media has two shards, so none can be held out; build with smaller `shards`, or "
-            " write `held_out: null` and name shards in `data.exclude` of the base"
+            "write `held_out: null` and name shards in `data.exclude` of the base"
         )
     return tuple(sorted(chosen))
