@@ -89,10 +89,13 @@ class FoundMedia(msgspec.Struct, array_like=True, gc=False):
 
     def refuse(self, unwanted: frozenset[str]) -> None:
         """Count media with these digests as rejected, whatever was found."""
-        for place in range(len(self)) if unwanted else ():
+        if not unwanted:
+            return
+        locations = self.columns().column("location")
+        for place in range(len(self)):
             digest = self.sha256(place)
             if digest in unwanted and place not in self.rejected:
-                location = self.columns().column("location")[place].as_py()
+                location = locations[place].as_py()
                 message = f"{location!r} is {digest}, which the recipe lists under reject_media"
                 self.rejected[place] = RejectedMedium(RejectCode.UNWANTED_MEDIUM, message)
 

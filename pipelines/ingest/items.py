@@ -2,7 +2,8 @@
 
 Items go by number here. First come those over one medium each, by the place of the medium among the findings:
 their columns are made of the columns of the findings, with nothing done medium by medium but what looking one
-up by its path takes. Behind them come, as rows name them, items over several media and conversations without.
+up by its path takes. Behind them come, as rows name them, items over several media and conversations without;
+these are forgotten with every part that is written, for a file read in sequence has any number of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +68,8 @@ class Answers:
 
     def load(self, storage: Storage) -> Found:
         """What was found."""
-        found = self._load_rows(storage) if self.row_findings else self._load_asked(storage)
+        rows = self.row_findings
+        found = self._load_asked(storage) if rows is None else _load_rows(storage, rows)
         found.media.refuse(self.unwanted)
         return found
 
@@ -82,11 +84,6 @@ class Answers:
         ]
         media = join_media([unpack_media(blob) for blob in blobs])
         return Found(media, [one for asked in buckets for one in asked])
-
-    def _load_rows(self, storage: Storage) -> Found:
-        blob = read_blob(storage, self.row_findings, 0) if self.row_findings else b""
-        lengths, media = unpack_media_of_rows(blob)
-        return Found(media, row_lengths=lengths)
 
 
 class ItemTable:
@@ -185,6 +182,16 @@ class ItemTable:
             np.concatenate([singles, np.array(places, np.int64)]),
         )
 
+    def forget_added(self) -> None:
+        """Drop the items that rows brought: they were written, and their numbers are given again."""
+        num_media = len(self.media)
+        del self._keys[num_media * KEY_BYTES :]
+        del self._modalities[num_media:]
+        del self._repairs[num_media:]
+        del self.beginnings[num_media:]
+        self._members.clear()
+        self._known.clear()
+
     def _drop_rejected(self, places: dict[str, int]) -> dict[str, int]:
         rejected = self.media.rejected
         return {path: at for path, at in places.items() if at not in rejected} if rejected else places
@@ -218,6 +225,11 @@ def combine_repairs(repairs: Iterable[Repair]) -> int:
     for repair in repairs:
         bits |= REPAIR_BITS[repair]
     return bits
+
+
+def _load_rows(storage: Storage, findings: Scattered) -> Found:
+    lengths, media = unpack_media_of_rows(read_blob(storage, findings, 0))
+    return Found(media, row_lengths=lengths)
 
 
 def _number_paths(asked: Iterable[AskedMedia]) -> dict[tuple[MediumKind, bool], dict[str, int]]:

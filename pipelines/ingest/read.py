@@ -211,6 +211,7 @@ class _RangeReader:
         media = scatter(storage, f"{self._worker.scratch}/media-{name}", part.pack_media(self._items))
         self._result.parts.append(ReadPart(examples, media))
         self._result.num_examples += part.num_examples
+        self._items.forget_added()
 
     def _write_rejects(self) -> None:
         rejects, self._rejects, self._num_rejected_bytes = self._rejects, [], 0

@@ -1,5 +1,6 @@
 """What is asked of media and found of them, as columns: the same as one by one."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from pipelines.ingest.found_media import (
     unpack_media,
     unpack_media_of_rows,
 )
+from pipelines.ingest.items import Found, ItemTable
 from schemas.errors import RejectCode
 from schemas.record import MediumKind, MediumReference
 
@@ -95,3 +97,26 @@ def test_media_are_asked_for_once_each_in_the_bucket_of_their_path(named):
     assert sorted(one for bucket in asked for one in bucket) == sorted(set(named))
     for bucket, some in enumerate(asked):
         assert [request_hash(one.path) >> (64 - BITS) for one in some] == [bucket] * len(some)
+
+
+def test_items_that_rows_brought_are_forgotten_with_the_part_that_is_written():
+    media = list_media([FoundMedium(digit * 64, "image", "jpg", 1, 1, 1, 0.0, digit) for digit in "ab"])
+    names = MediaNames()
+    names.add_paths(MediumKind.IMAGE, ["a", "b"])
+    asked = [one for blob in names.deal_out(0) for one in unpack_asked(blob)]
+    table = ItemTable("source", Found(media, asked))
+    both = tuple(MediumReference(MediumKind.IMAGE, name) for name in "ab")
+
+    def add():
+        """Some items over no medium, and one over two."""
+        items = np.array([*(table.find_text(b"%d" % number) for number in range(50)), table.find(both)])
+        owners, positions, places = table.media_of(items)
+        assert (owners.tolist(), positions.tolist(), places.tolist()) == ([52, 52], [0, 1], [0, 1])
+        return items.tolist(), table.keys_of(items), table.modalities_of(items), table.beginnings[2:]
+
+    once = add()
+    assert len(table.beginnings) == 53
+    table.forget_added()
+    assert len(table.beginnings) == 2
+    assert table.by_path(MediumKind.IMAGE) == {"a": 0, "b": 1}
+    assert add() == once
