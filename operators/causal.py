@@ -64,11 +64,12 @@ def make_mask(
 def share_row(lengths: Sequence[int], positions: Int64[Tensor, "1 length"]) -> dict[str, object]:
     """What a decoder is called with where examples of these lengths stand in one row, one after another.
 
-    The library hands a mask of four dimensions on as it is, and so makes none; `attend` does without.
+    The library hands a mask of four dimensions on as it is, and so makes none; `attend` does without. This
+    one covers no key: a model that drops the lengths on the way fails by it, and mixes no examples.
     """
     return {
         "position_ids": positions,
-        "attention_mask": torch.empty(1, 1, 1, 1, dtype=torch.bool),
+        "attention_mask": torch.empty(1, 1, 1, 0, dtype=torch.bool),
         "example_lengths": tuple(lengths),
     }
 
@@ -79,7 +80,8 @@ def check_shareable(config: PretrainedConfig) -> None:
     Raises:
         ConfigError: it has layers that attend in chunks, or remember without attending.
     """
-    kinds = set(cast("list[str] | None", getattr(config, "layer_types", None)) or [])
+    told = [getattr(config, name, None) for name in ("layer_types", "layers_block_type", "block_types")]
+    kinds = {kind for kinds in cast("list[list[str] | None]", told) for kind in kinds or ()}
     others = sorted(kinds - {"full_attention", "sliding_attention"})
     if others:
         raise ConfigError(

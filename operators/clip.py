@@ -180,17 +180,23 @@ def load_encoder(
 
 
 def read_processor(model: str, encoder: VisionEncoder) -> Processor:
-    """The model's own image processor values; those of its kind at its size where it brings none.
+    """The model's own image processor values; CLIP's at its size where a CLIP brings none.
 
     Raises:
-        ConfigError: the processor does something that `operators.preprocess` does not, or another size.
+        ConfigError: the processor does something that `operators.preprocess` does not, or another size; a
+            model of another kind brings none.
     """
     usual = CLIP_PROCESSOR if encoder.has_class_row else SIGLIP_PROCESSOR
     with quiet_transformers():
         try:
             loaded = CLIPImageProcessorPil.get_image_processor_dict(model)  # pyright: ignore[reportUnknownMemberType]
-        except OSError:
-            return dataclasses.replace(usual, size_px=encoder.size_px)
+        except OSError as error:
+            if encoder.has_class_row:
+                return dataclasses.replace(usual, size_px=encoder.size_px)
+            raise ConfigError(
+                f"{model!r} brings no preprocessor_config.json that can be read, and models of its kind "
+                "differ in theirs; put it beside the weights"
+            ) from error
     processor = parse_processor(json.dumps(loaded[0]), usual)
     if processor.size_px != encoder.size_px:
         message = (

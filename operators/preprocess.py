@@ -54,10 +54,13 @@ SIGLIP_PROCESSOR: Final = Processor(size_px=224, mean=(0.5, 0.5, 0.5), std=(0.5,
 
 
 def parse_processor(text: str, usual: Processor = CLIP_PROCESSOR) -> Processor:
-    """The values in a model's `preprocessor_config.json`; where it leaves one out, the `usual` one.
+    """The values in a model's `preprocessor_config.json`.
+
+    Mean, deviation, resampling and scale are the `usual` ones where it leaves them out; a view is cropped
+    where a crop is named.
 
     Raises:
-        ConfigError: no JSON object, or a processor that does something else than this module.
+        ConfigError: no JSON object, no size, or a processor that does something else than this module.
     """
     try:
         loaded: object = json.loads(text)

@@ -71,8 +71,8 @@ class Resources:
     """A worker that takes longer is killed, as if it had died."""
 
 
-ONE_CPU: Final = Resources(memory_bytes=1 << 30)
-"""What workers of the data stages need: one thread each, and no more than some 400 MiB beside large rows."""
+DATA_WORKER: Final = Resources(memory_bytes=1 << 30)
+"""What most workers of the data stages need: one thread, and some 400 MiB where rows are not large."""
 
 
 Observer = Callable[[Event], None]
@@ -116,7 +116,7 @@ class Engine(Protocol):
         self,
         spec: Worker[Unit, Result],
         units: Sequence[Unit],
-        resources: Resources = ONE_CPU,
+        resources: Resources = DATA_WORKER,
         stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
         """Yield (index of the unit, its result) in the order of completion; events bear the stage's name."""
@@ -142,7 +142,7 @@ def run_as_finished(
     units: Sequence[Unit],
     stage: str,
     progress: Progress = no_progress,
-    resources: Resources = ONE_CPU,
+    resources: Resources = DATA_WORKER,
 ) -> Iterator[tuple[int, Result]]:
     """Run all units of a stage, telling the progress; (index, result) in the order of completion."""
     if not units:
@@ -166,7 +166,7 @@ def run_in_order(
     units: Sequence[Unit],
     stage: str,
     progress: Progress = no_progress,
-    resources: Resources = ONE_CPU,
+    resources: Resources = DATA_WORKER,
 ) -> list[Result]:
     """Run all units of a stage; the results, all in memory, come in the order of the units."""
     results = dict(run_as_finished(engine, spec, units, stage, progress, resources))
@@ -191,7 +191,7 @@ class SerialEngine:
         self,
         spec: Worker[Unit, Result],
         units: Sequence[Unit],
-        resources: Resources = ONE_CPU,
+        resources: Resources = DATA_WORKER,
         stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`."""

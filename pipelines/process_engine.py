@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 
 from infra.machine import count_cpus, count_memory_bytes, list_gpus
 from pipelines.dispatch import START_LIMIT_S, Dispatch
-from pipelines.engine import ONE_CPU, Observer, Resources, Result, Unit, Worker, observe_nothing
+from pipelines.engine import DATA_WORKER, Observer, Resources, Result, Unit, Worker, observe_nothing
 from pipelines.host import Lost, Ready, Report, process_settings
 from schemas.errors import WorkError
 
@@ -69,7 +69,7 @@ class ProcessesEngine:
         self,
         spec: Worker[Unit, Result],
         units: Sequence[Unit],
-        resources: Resources = ONE_CPU,
+        resources: Resources = DATA_WORKER,
         stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`.

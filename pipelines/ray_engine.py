@@ -17,7 +17,7 @@ from typing import Any
 
 from infra.ray_cluster import check_source, source_digest
 from pipelines.dispatch import START_LIMIT_S, Dispatch
-from pipelines.engine import ONE_CPU, Observer, Resources, Result, Unit, Worker, observe_nothing
+from pipelines.engine import DATA_WORKER, Observer, Resources, Result, Unit, Worker, observe_nothing
 from pipelines.host import Broken, Failed, Host, Lost, Report, keep_memory, process_settings
 from schemas.errors import PipelineError, WorkError
 
@@ -70,7 +70,7 @@ class RayEngine:
         self,
         spec: Worker[Unit, Result],
         units: Sequence[Unit],
-        resources: Resources = ONE_CPU,
+        resources: Resources = DATA_WORKER,
         stage: str = "",
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`.

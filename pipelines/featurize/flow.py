@@ -71,7 +71,7 @@ def featurize(
         if reuse:
             donors.append(Donor(reuse, load_manifest(reuse).digest))
         worker = EncodeWorker(storage, recipe, spec, tables_of(manifest), num_decoders, tuple(donors))
-        resources = state_resources(engine, opened.encoder)
+        resources = state_resources(engine, opened.encoder, num_decoders)
         features = _encode(worker, engine, progress, manifest, features, resources)
     named = features.model_copy(update={"encoder": recipe.encoder.model})
     extended = manifest.model_copy(update={"features": manifest.features | {spec.short_digest: named}})

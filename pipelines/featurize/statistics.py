@@ -102,7 +102,7 @@ def settle_spec(
     else:
         unit = _plan_unit(manifest, choose_views(storage, manifest, recipe.views))
         worker = StatisticsWorker(storage, recipe, plain)
-        resources = state_resources(engine, opened.encoder)
+        resources = state_resources(engine, opened.encoder, num_decoders=1)
         (statistics,) = run_in_order(engine, worker, [unit], "statistics", progress, resources)
         codec = plain.codec.model_copy(update={"statistics": statistics})
         entry = put_spec(storage, plain.model_copy(update={"codec": codec}))

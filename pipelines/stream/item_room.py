@@ -1,7 +1,7 @@
 """Room for the bytes of many items: one buffer that is used again for batch after batch.
 
-What is read goes straight into it, piece after piece at multiples of 64, and is decoded from there. Memory
-that is new for every batch would be handed out by the kernel page by page, which takes longer than reading.
+What is read goes straight into it, piece after piece at multiples of 64. Memory that is new for every batch
+would be handed out by the kernel page by page, which takes longer than reading.
 """
 
 from typing import Any, Final, cast

@@ -1,8 +1,8 @@
 """Features of items, by ranged reads: everything, or some views without the others.
 
 Whole items are read straight into the memory that they stay in, neighbors in one go (see
-`pipelines.stream.spans`); those of a batch into memory that is there already. Some views of an item cost one
-read of the header (4 KiB, more for clips of 160 frames and above) and one per run of adjacent views.
+`pipelines.stream.spans`). Some views of an item cost one read of the header (4 KiB, more for clips of 160
+frames and above) and one per run of adjacent views.
 Everything is checked before it is handed out: whole items against the checksum of the index, single views
 against that of the header. Features stay as their codec wrote them: decoding is for where they are used, on a
 GPU from pinned memory. What is damaged in a cache is fetched again, once.

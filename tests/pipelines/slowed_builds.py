@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import ray_engine
-from pipelines.engine import ONE_CPU, Divisible, Resources
+from pipelines.engine import DATA_WORKER, Divisible, Resources
 
 HOLD_LIMIT_S = 180
 POLL_S = 0.02
@@ -104,7 +104,7 @@ class SlowedEngine(ray_engine.RayEngine):
     notes: Notes
 
     def run(
-        self, spec: Any, units: Sequence[Any], resources: Resources = ONE_CPU, stage: str = ""
+        self, spec: Any, units: Sequence[Any], resources: Resources = DATA_WORKER, stage: str = ""
     ) -> Iterator[tuple[int, Any]]:
         kind = SlowedDivisible if isinstance(spec, Divisible) else Slowed
         yield from super().run(kind(spec, self.notes), units, resources, stage)

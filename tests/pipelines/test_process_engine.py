@@ -26,7 +26,7 @@ from engine_workers import (
 )
 
 from pipelines import engine as engine_module
-from pipelines.engine import ONE_CPU, Resources, SerialEngine, run_in_order
+from pipelines.engine import DATA_WORKER, Resources, SerialEngine, run_in_order
 from pipelines.process_engine import ProcessesEngine
 from schemas.errors import (
     ConfigError,
@@ -112,7 +112,7 @@ def test_a_unit_that_kills_once_is_done_by_the_next(engine: ProcessesEngine, tmp
 def test_a_poisonous_item_is_rejected_and_nothing_else_is_lost(engine: ProcessesEngine, poison: str) -> None:
     units = [Words(("a", "b")), Words(("c", poison, "d")), Words(("e",))]
     # A limit where nothing else ends it: on a busy machine any unit may take a while.
-    limits = Resources(unit_limit_s=2.0) if poison == "loop" else ONE_CPU
+    limits = Resources(unit_limit_s=2.0) if poison == "loop" else DATA_WORKER
     found = run_in_order(engine, Upper(), units, "s", resources=limits)
     assert found == [["A", "B"], ["C", RejectCode.WORKER_CRASH.value, "D"], ["E"]]
 

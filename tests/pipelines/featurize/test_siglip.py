@@ -193,11 +193,12 @@ def test_a_cache_of_patches_alone_is_not_taken_for_one_with_class_rows(made):
         reader.read_item(reader.list_keys(shard)[0], shard=shard)
 
 
-def test_without_a_processor_of_its_own_it_is_siglips(siglip, tmp_path):
+def test_a_processor_is_not_guessed(siglip, tmp_path):
     shutil.copytree(siglip, tmp_path / "bare")
     (tmp_path / "bare/preprocessor_config.json").unlink()
     encoder = load_encoder(str(tmp_path / "bare"))
-    assert read_processor(str(tmp_path / "bare"), encoder) == replace(SIGLIP_PROCESSOR, size_px=SIZE_PX)
+    with pytest.raises(ConfigError, match=r"brings no preprocessor_config\.json"):
+        read_processor(str(tmp_path / "bare"), encoder)
     short = {"do_resize": True, "size": {"height": SIZE_PX, "width": SIZE_PX}}
     (tmp_path / "bare/preprocessor_config.json").write_text(json.dumps(short))
     assert read_processor(str(tmp_path / "bare"), encoder) == replace(SIGLIP_PROCESSOR, size_px=SIZE_PX)

@@ -25,7 +25,8 @@ def read_recipe() -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_recipe_reads_what_we_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_class_rows", [True, False])
+def test_the_recipe_reads_what_we_read(tmp_path: Path, has_class_rows: bool) -> None:
     identity = identify_codec("int8")
     codec = open_codec(identity)
     views = torch.randn(4, PATCHES, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -34,7 +35,7 @@ def test_the_recipe_reads_what_we_read(tmp_path: Path) -> None:
     for number, key in enumerate(KEYS):
         data = pack_features(
             codec.encode(views[2 * number : 2 * number + 2]),
-            torch.zeros(2, WIDTH, dtype=torch.float16),
+            torch.zeros(2, WIDTH, dtype=torch.float16) if has_class_rows else None,
             media=[MediumShape(1, 2)],
             codec=identity.name,
             codec_version=identity.version,
