@@ -19,7 +19,8 @@ from jobs.options import (
 )
 from jobs.totals import in_mebibytes, in_table
 from pipelines.engine import Engine
-from schemas.errors import WorkError
+from schemas.configuration import build
+from schemas.errors import ConfigError, PipelineError, WorkError
 from schemas.sweep import Outcome, SweepConfig, SweepRow, SweepTable, Variant
 from schemas.training import TrainConfig
 
@@ -72,24 +73,34 @@ def plan_sweep(sweep: SweepConfig, where: str) -> tuple[list[Variant], SweepTabl
     from pipelines.sweep.held_out import choose_held_out
     from pipelines.sweep.run import make_row
 
-    runs = expand(sweep, read_plain_values(Path(sweep.base)), where)
-    base = next(iter(runs.values()))[1]
+    written = read_plain_values(Path(sweep.base))
+    base = build(written, TrainConfig, sweep.base)
+    runs = expand(sweep, written, where)
     data = open_training_data(base)
     held_out = base.data.exclude
     if sweep.held_out is not None:
         held_out = choose_held_out(data.manifest.plan, sweep.held_out, base.data.exclude)
+    if not held_out:
+        raise ConfigError(
+            f"{where}: nothing is held out; name shards in `data.exclude` of the base, or a share"
+        )
     variants: list[Variant] = []
+    names_of: dict[str, str] = {}
     for name, (changes, config) in runs.items():
         spec = choose_spec(data.manifest, config.spec)
-        placed = _place(config, sweep, held_out)
+        placed = _place(config, sweep, spec, held_out)
         variant = Variant(
             name=name,
             changes=changes,
             config=placed,
             spec=spec,
+            manifest_sha256=data.manifest.digest,
             held_out=held_out,
             keep_checkpoint=sweep.keep_checkpoint,
         )
+        twin = names_of.setdefault(variant.digest, name)
+        if twin != name:
+            raise ConfigError(f"{where}: {name!r} trains the same as {twin!r}; leave one of them out")
         folder = Path(sweep.out).resolve() / variant.digest
         variants.append(variant.model_copy(update={"config": placed.model_copy(update={"out": str(folder)})}))
     table = SweepTable(
@@ -130,19 +141,27 @@ def run_sweep(
 
 
 def count_all_tokens(variants: Sequence[Variant], engine: Engine, reporter: Reporter) -> None:
-    """Once for every tokenizer and template, before runs would do it side by side."""
+    """Once for every tokenizer and template, before runs would do it side by side.
+
+    A run whose tokenizer cannot be loaded says so in its own row.
+    """
     from jobs.training_data import open_training_data
     from pipelines.stream.lengths import count_lengths
+    from pipelines.sweep.store import read_outcome
     from pipelines.train.assembly import load_prompter
 
     prompts = {
         (config.stage, config.data.max_tokens, model.llm, model.template, model.start_from): config
         for config in (variant.config for variant in variants)
         for model in (config.model,)
+        if read_outcome(Path(config.out)) is None
     }
     for config in prompts.values():
         data = open_training_data(config)
-        _, prompter = load_prompter(config)
+        try:
+            _, prompter = load_prompter(config)
+        except PipelineError:
+            continue
         count_lengths(data.storage, data.manifest.examples, prompter, engine, reporter)
 
 
@@ -167,12 +186,13 @@ def _cells(row: SweepRow) -> tuple[str, ...]:
     )
 
 
-def _place(config: TrainConfig, sweep: SweepConfig, held_out: tuple[str, ...]) -> TrainConfig:
-    """The configuration without the held-out shards, on as many threads as the run has CPUs."""
+def _place(config: TrainConfig, sweep: SweepConfig, spec: str, held_out: tuple[str, ...]) -> TrainConfig:
+    """The configuration for one spec, without the held-out shards, on as many threads as the run has CPUs."""
     exclude = tuple(sorted({*config.data.exclude, *held_out}))
     threads = config.run.threads or max(1, int(sweep.resources.cpus))
     return config.model_copy(
         update={
+            "spec": spec,
             "data": config.data.model_copy(update={"exclude": exclude}),
             "run": config.run.model_copy(update={"threads": threads}),
         }

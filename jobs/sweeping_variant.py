@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from jobs.console import Reporter
 from jobs.training import run_training
 from jobs.training_data import count_frame_tokens, read_spec
+from schemas.errors import MismatchError
 from schemas.sweep import Outcome, SourceScore, Variant
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ def train_variant(variant: Variant) -> Outcome:
     """Train from the last checkpoint there is, evaluate, and say what came of it.
 
     Raises:
+        MismatchError: the corpus has changed since the sweep was planned.
         PipelineError: what training and evaluation raise.
     """
     from infra.storage import open_storage
-    from pipelines.commit import load_pinned_manifest
+    from pipelines.commit import load_manifest, load_pinned_manifest
     from pipelines.evaluate.by_source import evaluate_sources
     from pipelines.sweep.costs import estimate_costs
     from pipelines.train.checkpoint import open_checkpoint
@@ -35,11 +37,12 @@ def train_variant(variant: Variant) -> Outcome:
     out.mkdir(parents=True, exist_ok=True)
     with (out / LOG_NAME).open("a", encoding="utf-8") as log, _after_others():
         reporter = Reporter(log)
+        storage = open_storage(config.corpus)
+        _check_manifest(variant, load_manifest(storage).digest)
         trained = run_training(config, reporter, resume=True)
         checkpoint = open_checkpoint(trained.checkpoint)
-        identity = checkpoint.state.identity
-        storage = open_storage(config.corpus)
-        manifest = load_pinned_manifest(storage, identity.manifest_sha256)
+        _check_manifest(variant, checkpoint.state.identity.manifest_sha256)
+        manifest = load_pinned_manifest(storage, variant.manifest_sha256)
         found = evaluate_sources(storage, manifest, variant.spec, checkpoint, variant.held_out, reporter)
         spec = read_spec(storage, manifest, variant.spec)
         costs = estimate_costs(config, spec)
@@ -57,6 +60,14 @@ def train_variant(variant: Variant) -> Outcome:
         hours=hours,
         checkpoint=str(checkpoint.folder) if variant.keep_checkpoint else None,
     )
+
+
+def _check_manifest(variant: Variant, found: str) -> None:
+    if found != variant.manifest_sha256:
+        raise MismatchError(
+            f"the sweep was planned over manifest {variant.manifest_sha256[:16]} of {variant.config.corpus}, "
+            f"and this run meets {found[:16]}; run the sweep again with another `out`"
+        )
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class Variant(StrictModel):
     """The base with the changes, the held-out shards and its own folder."""
     spec: str
     """Short digest of the features that it reads."""
+    manifest_sha256: str
+    """The state of the corpus that it reads."""
     held_out: tuple[str, ...]
     """Shards that it is evaluated on."""
     keep_checkpoint: bool = True
@@ -69,7 +71,12 @@ class Variant(StrictModel):
     @property
     def digest(self) -> str:
         """Of all that decides the numbers; what names the run's folder."""
-        fields = {"run": self.config.run_fields, "spec": self.spec, "held_out": sorted(self.held_out)}
+        fields = {
+            "run": self.config.run_fields,
+            "spec": self.spec,
+            "manifest": self.manifest_sha256,
+            "held_out": sorted(self.held_out),
+        }
         return digest_of(fields)[:SHORT]
 
 

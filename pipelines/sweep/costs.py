@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 
 from operators.costs.published import TEXT_TOKENS
 from operators.reducers import bound_frame_tokens
+from operators.views import VIEWS_PER_PICTURE
 from pipelines.train.fake_model import build_fake_model
 from pipelines.train.known_llms import find_llm_config
 from pipelines.train.precision import computing, dtype_of
@@ -47,6 +48,7 @@ def estimate_costs(config: TrainConfig, spec: FeatureSpec) -> ModelCosts:
         largest_step(config),
         num_patches=count_patches(config, spec),
         encoder_width=spec.encoder.width,
+        views_per_frame=VIEWS_PER_PICTURE[spec.image_views] if config.data.views == "all" else 1,
     )
     peak = predict(llm, config, step).peak
     one = replace(step, num_examples=1, num_tokens=TEXT_TOKENS + 1, num_labels=1, num_frames=1)

@@ -40,10 +40,11 @@ def expand(sweep: SweepConfig, base: object, where: str) -> dict[str, tuple[Chan
     for name, changes in _list_changes(sweep):
         place = f"{where}: {name!r}"
         config = build(_apply(cast("dict[str, Any]", base), changes, place), TrainConfig, place)
+        if name in runs:
+            raise ConfigError(f"{where}: two runs are called {name!r}; give their variants other names")
         identity = f"{config.run_digest} {config.spec}"
-        if name in runs or identity in names_of:
-            twin = names_of.get(identity, name)
-            raise ConfigError(f"{place} trains the same as {twin!r}; leave one of them out")
+        if identity in names_of:
+            raise ConfigError(f"{place} trains the same as {names_of[identity]!r}; leave one of them out")
         runs[name], names_of[identity] = (changes, config), name
     return runs
 
@@ -77,7 +78,7 @@ def _apply(base: dict[str, Any], changes: Changes, where: str) -> dict[str, Any]
     changed = copy.deepcopy(base)
     for path, value in changes.items():
         for fixed, reason in _FIXED.items():
-            if path == fixed or path.startswith(f"{fixed}."):
+            if path == fixed or path.startswith(f"{fixed}.") or fixed.startswith(f"{path}."):
                 raise ConfigError(f"{where} changes `{path}`: {reason}")
         *parents, last = path.split(".")
         place = changed

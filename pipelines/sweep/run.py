@@ -24,11 +24,11 @@ from pipelines.engine import (
     run_as_finished,
 )
 from pipelines.sweep.store import read_outcome, write_outcome
-from schemas.errors import TransientError, WorkerLostError
+from schemas.errors import PipelineError, TransientError, WorkerLostError
 from schemas.sweep import Outcome, SweepResources, SweepRow, Variant, VariantError
 
 ERROR_NAME: Final = "error.txt"
-"""In the folder of a run that raised what nobody planned: where it was raised."""
+"""In the folder of a run that raised an error which is none of this project's: where it was raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,7 @@ class VariantWorker:
         if found is None:
             found = self.train(variant)
             write_outcome(folder, found)
-        if not variant.keep_checkpoint:
-            from pipelines.train.checkpoint import remove_old_checkpoints
-
-            remove_old_checkpoints(folder, 0)
+        _clear(variant)
         return found
 
 
@@ -110,6 +107,7 @@ def run_variants(
         if (outcome := read_outcome(Path(variant.config.out))) is not None
     }
     for place, outcome in finished.items():
+        _clear(variants[place])
         yield place, _finish(variants[place], outcome)
     places = [place for place in range(len(variants)) if place not in finished]
     units = [VariantUnit(variants[place]) for place in places]
@@ -132,10 +130,20 @@ def _finish(variant: Variant, outcome: Outcome) -> SweepRow:
     return make_row(variant).model_copy(update={"outcome": outcome})
 
 
+def _clear(variant: Variant) -> None:
+    """Remove what a finished run no longer needs."""
+    folder = Path(variant.config.out)
+    (folder / ERROR_NAME).unlink(missing_ok=True)
+    if not variant.keep_checkpoint:
+        from pipelines.train.checkpoint import remove_old_checkpoints
+
+        remove_old_checkpoints(folder, 0)
+
+
 def _fail(variant: Variant, error: Exception) -> SweepRow:
     folder = Path(variant.config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(traceback.format_exception(error))
-    (folder / ERROR_NAME).write_text(text, "utf-8")
+    if not isinstance(error, PipelineError):
+        (folder / ERROR_NAME).write_text("".join(traceback.format_exception(error)), "utf-8")
     told = VariantError(kind=type(error).__name__, message=str(error))
     return make_row(variant).model_copy(update={"error": told})

@@ -2,6 +2,7 @@
 
     OUT/table.json  table.parquet     all runs as they stand
     OUT/DIGEST/                       checkpoints and metrics of a run, and its `log.txt`
+    OUT/DIGEST/error.txt              where it failed, of errors that nobody foresaw
     OUT/DIGEST/outcome.json           written last: with it, the run is finished
 
 A file is replaced as a whole, so a kill leaves the one before.

@@ -13,6 +13,7 @@ import jobs.sweeping_variant
 from infra.storage import open_storage
 from pipelines.commit import load_manifest
 from pipelines.sweep.store import read_table
+from pipelines.train.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.usefixtures("outcomes")
 POOLED = {"model.reducer": {"name": "average", "tokens": 4}, "model.prefusion.layers": 0}
@@ -82,9 +83,13 @@ def test_the_table_lies_in_the_folder_and_on_the_page(swept, small_job, tmp_path
     assert run_onetoken("report", "--corpus", small_job.corpus, "--sweep", tmp_path).status == 1
 
 
-def test_all_runs_share_the_cache_of_this_machine(swept) -> None:
+def test_all_runs_share_the_cache_of_this_machine(swept, small_job) -> None:
+    """One folder holds every shard once, and no run has shards of its own."""
     folder, _ = swept
-    assert [path for path in (folder / "cache").rglob("*") if path.is_file()] != []
+    (features,) = load_manifest(open_storage(str(small_job.corpus))).features.values()
+    shards = sorted(Path(shard.tar.path).name for shard in features.shards)
+    assert sorted(path.name for path in (folder / "cache").iterdir() if path.is_file()) == shards
+    assert not list((folder / "sweep").rglob("*.tar"))
 
 
 def test_what_is_finished_is_not_trained_again(swept, small_job, monkeypatch) -> None:
@@ -113,17 +118,40 @@ def test_a_killed_run_goes_on_from_its_checkpoint(swept, small_job, tmp_path) ->
 
 def test_a_failed_run_is_kept_and_the_others_are_trained(swept, small_job) -> None:
     folder, values = swept
-    broken = {"broken": {"data.sources": {"nowhere": 1.0}}, **VARIANTS}
+    absent = {"model.start_from": "nowhere"}
+    broken = {"broken": {"data.sources": {"nowhere": 1.0}}, "absent": absent, **VARIANTS}
     outcome = run_onetoken("sweep", write_sweep(small_job, folder, variants=broken))
     assert outcome.status == 1
-    assert "1 of 3 runs failed: broken" in outcome.said
+    assert "2 of 4 runs failed: broken, absent" in outcome.said
     assert "broken: ConfigError" in outcome.out
     table = read_table(folder / "sweep")
-    assert [row.state for row in table.rows] == ["failed", "finished", "finished"]
+    assert [row.state for row in table.rows] == ["failed", "failed", "finished", "finished"]
     assert table.rows[0].error is not None
     assert table.rows[0].error.kind == "ConfigError"
     assert "nowhere" in table.rows[0].error.message
-    assert [row.model_dump(mode="json") for row in table.rows[1:]] == values["rows"]
+    assert table.rows[1].error is not None
+    assert table.rows[1].error.kind == "NotFoundError"
+    assert [row.model_dump(mode="json") for row in table.rows[2:]] == values["rows"]
+
+
+def test_one_spec_under_two_names_is_one_run(swept, small_job, tmp_path) -> None:
+    _, values = swept
+    spec = open_checkpoint(Path(values["rows"][0]["outcome"]["checkpoint"])).state.identity.spec.short_digest
+    outcome = run_onetoken("sweep", write_sweep(small_job, tmp_path, grid={"spec": ["latest", spec]}))
+    assert outcome.status == 2
+    assert "trains the same as" in outcome.err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_that_holds_nothing_out_starts_nothing(small_job, tmp_path) -> None:
+    path = write_sweep(small_job, tmp_path)
+    base = yaml.safe_load((tmp_path / "base.yaml").read_text())
+    base["data"]["exclude"] = []
+    write_yaml(tmp_path / "base.yaml", base)
+    outcome = run_onetoken("sweep", path)
+    assert outcome.status == 2
+    assert "nothing is held out" in outcome.err
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_misspelled_path_starts_nothing(small_job, tmp_path) -> None:

@@ -36,7 +36,12 @@ def make_variant(folder: Path, name: str) -> Variant:
     value = {"corpus": "c", "stage": 2, "out": str(folder / name), "model": {"llm": name}}
     config = build(value, TrainConfig, "test")
     return Variant(
-        name=name, changes={"model.llm": name}, config=config, spec="0" * 16, held_out=("image-1",)
+        name=name,
+        changes={"model.llm": name},
+        config=config,
+        spec="0" * 16,
+        manifest_sha256="0" * 64,
+        held_out=("image-1",),
     )
 
 
