@@ -40,6 +40,7 @@ from torch import Tensor
 
 from operators.codec.interface import Buffer, tensor_from_bytes, tensor_to_bytes
 from schemas.errors import CorruptError, MismatchError
+from schemas.feature import FeatureSpec
 
 MAGIC: Final = b"\x891TFEAT\n"
 FORMAT_VERSION: Final = 1
@@ -151,6 +152,16 @@ def pack_features(
         parts += bytes(view.offset - len(parts))
         parts += section
     return bytes(parts)
+
+
+def describe_mismatch(header: FeatureHeader, spec: FeatureSpec) -> str | None:
+    """How a file is none of a spec, in words; None where it is one."""
+    found = (header.codec, header.codec_version, header.num_patches, header.width, header.has_class_rows)
+    encoder, codec = spec.encoder, spec.codec
+    wanted = (codec.name, codec.version, encoder.num_patches, encoder.width, encoder.class_row)
+    if found == wanted:
+        return None
+    return f"is of (codec, version, patches, width, class rows) {found}, its spec says {wanted}"
 
 
 def measure_header(prefix: Buffer) -> int:

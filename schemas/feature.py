@@ -117,16 +117,20 @@ class FeatureSpec(StrictModel):
             values["reducer.name"] = values.pop("reducer")
         return values
 
-    def list_differences(self, wanted: "FeatureSpec") -> list[str]:
+    def list_differences(self, wanted: "FeatureSpec", parts: tuple[str, ...] = ()) -> list[str]:
         """What differs from another spec, in words, field by field.
 
         Settings of a reducer count where both have one; where one has none, its name says so.
+
+        Args:
+            wanted: the other one.
+            parts: fields of this model that count; empty: all.
         """
         here, there = self.list_values(), wanted.list_values()
         return [
             f"{name} is {_in_words(here[name])} here and {_in_words(there[name])} wanted"
             for name in sorted(here.keys() & there.keys())
-            if here[name] != there[name]
+            if here[name] != there[name] and (not parts or name.partition(".")[0] in parts)
         ]
 
     @property

@@ -18,7 +18,14 @@ import msgspec
 import torch
 
 from infra.storage import Storage
-from operators.feature_file import MediumShape, open_section, pack_features, read_header, view_range
+from operators.feature_file import (
+    MediumShape,
+    describe_mismatch,
+    open_section,
+    pack_features,
+    read_header,
+    view_range,
+)
 from pipelines.commit import load_manifest, load_pinned_manifest, parse_stored, read_object
 from pipelines.featurize.samples import IndexedShard, SampleShard, StoredItem, StoredMedium
 from schemas.corpus import FeatureSet, Manifest, ShardEntry
@@ -174,7 +181,7 @@ class StoredFeatures:
             raise CorruptError(
                 f"features of item {key} in {self._storage.url} are of other media of that key"
             )
-        return [*_take_apart(shard.read_member(f"{key}.feat.bin"), told)]
+        return [*_take_apart(shard.read_member(f"{key}.feat.bin"), told, self._spec)]
 
     def _find_shard(self, key: str, modality: Modality) -> IndexedShard | None:
         bits = f"{int(key, 16):0{4 * len(key)}b}"
@@ -209,8 +216,12 @@ def _modality_of(medium: StoredMedium) -> Modality:
     return modality_of((MediumKind(medium.kind),))
 
 
-def _take_apart(packed: bytes, told: Sequence[dict[str, object]]) -> Iterator[_StoredFeatures]:
+def _take_apart(
+    packed: bytes, told: Sequence[dict[str, object]], spec: FeatureSpec
+) -> Iterator[_StoredFeatures]:
     header = read_header(packed)
+    if why := describe_mismatch(header, spec):
+        raise MismatchError(f"a feature file that could be reused {why}; run `onetoken verify` where it lies")
     place = 0
     for shape, facts in zip(header.media, told, strict=True):
         sections = [

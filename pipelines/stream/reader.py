@@ -26,6 +26,7 @@ from operators.feature_file import (
     check_section,
     check_size,
     cut_views,
+    describe_mismatch,
     measure_header,
     open_section,
     read_header,
@@ -297,14 +298,8 @@ class FeatureReader:
         return header, head
 
     def _accept(self, header: FeatureHeader) -> None:
-        encoder, codec = self.spec.encoder, self.spec.codec
-        found = (header.codec, header.codec_version, header.num_patches, header.width, header.has_class_rows)
-        wanted = (codec.name, codec.version, encoder.num_patches, encoder.width, encoder.class_row)
-        if found != wanted:
-            raise MismatchError(
-                f"a feature file holds (codec, version, patches, width, class rows) {found}, its spec says "
-                f"{wanted}; featurize again"
-            )
+        if why := describe_mismatch(header, self.spec):
+            raise MismatchError(f"a feature file {why}; featurize again")
 
     def _read_sections(
         self,

@@ -39,7 +39,8 @@ def assemble(config: TrainConfig, encoder_width: int) -> Assembly:
 
     Raises:
         ConfigError: the language model or its tokenizer cannot be used.
-        MismatchError: `start_from` is of another language model, encoder or shape.
+        MismatchError: `start_from` is of another language model, width of features or shape; whether it read
+            another encoder is for `check_start_encoder` to tell.
         NotFoundError: there is no checkpoint at `start_from`, or no weights at `init_from`.
         CorruptError: files of them changed or cannot be read.
     """

@@ -167,7 +167,8 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, identity: RunId
 def check_start_encoder(path: Path, spec: FeatureSpec) -> None:
     """Refuse to begin with a model that learned to read the features of another encoder.
 
-    Views, codec and reducer may differ: stage 1 looks at whole pictures, stage 2 at crops, too.
+    Its pixel values count, too. Views, codec and reducer may differ, and how pictures are resized to the last
+    bit: stage 1 looks at whole pictures, stage 2 at crops, too.
 
     Raises:
         NotFoundError: there is no checkpoint.
@@ -175,11 +176,7 @@ def check_start_encoder(path: Path, spec: FeatureSpec) -> None:
         MismatchError: naming every field of the encoder that differs.
     """
     start = open_checkpoint(path)
-    differences = [
-        difference
-        for difference in spec.list_differences(start.state.identity.spec)
-        if difference.startswith("encoder.")
-    ]
+    differences = spec.list_differences(start.state.identity.spec, ("encoder", "processor"))
     if differences:
         raise MismatchError(
             f"{start.folder} reads features of another encoder: {'; '.join(differences)}; use features of "

@@ -71,12 +71,19 @@ class Footprint:
 
 
 def largest_step(config: TrainConfig, num_tokens: int | None = None) -> StepShape:
-    """The largest micro-batch that a configuration lets through, or one of usual texts."""
+    """The largest micro-batch that a configuration lets through, or one of usual texts.
+
+    Where a budget of tokens fills a unit, shorter texts bring more pictures with them than the longest do:
+    then the usual length is worth naming.
+    """
     data = config.data
     tokens = num_tokens or data.max_tokens
+    num_examples = data.micro_batch if data.unit == "count" else -(-data.unit_tokens // tokens)
+    if data.unit != "count":
+        tokens = min(tokens, data.unit_tokens // num_examples)
     frames = data.frames.uniform or data.frames.max or 1
     return StepShape(
-        num_examples=data.micro_batch if data.unit == "count" else max(1, data.unit_tokens // tokens),
+        num_examples=num_examples,
         num_tokens=tokens,
         num_labels=max(1, int(tokens * ANSWER_SHARE)),
         num_frames=frames if config.stage == 2 and data.views == "whole" else 1,

@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 
 from infra.storage import Storage
-from operators.feature_file import FeatureHeader, open_section, read_header, view_range
+from operators.feature_file import FeatureHeader, describe_mismatch, open_section, read_header, view_range
 from pipelines.commit import parse_stored, read_object
 from pipelines.shard.items import Item, ItemTables, describe_medium
 from pipelines.shard.tables import tables_of
@@ -144,7 +144,7 @@ class _FeatureCheck:
             return "holds something between its views"
         if len(header.media) != len(self.item.media):
             return f"tells of {len(header.media)} media, the tables of {len(self.item.media)}"
-        return _compare_spec(header, self.spec) if self.spec else None
+        return describe_mismatch(header, self.spec) if self.spec else None
 
     def look_at_facts(self, data: bytes) -> str | None:
         """What is wrong with `KEY.json`."""
@@ -170,12 +170,3 @@ def _is_zero_between(data: bytes, header: FeatureHeader) -> bool:
     ends = [header.header_bytes, *(view.offset + view.length for view in header.views)]
     starts = [*(view.offset for view in header.views), len(data)]
     return not any(any(data[end:start]) for end, start in zip(ends, starts, strict=True))
-
-
-def _compare_spec(header: FeatureHeader, spec: FeatureSpec) -> str | None:
-    found = (header.codec, header.codec_version, header.num_patches, header.width, header.has_class_rows)
-    encoder = spec.encoder
-    wanted = (spec.codec.name, spec.codec.version, encoder.num_patches, encoder.width, encoder.class_row)
-    if found == wanted:
-        return None
-    return f"is of (codec, version, patches, width, class rows) {found}, its spec says {wanted}"

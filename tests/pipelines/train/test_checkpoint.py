@@ -213,6 +213,9 @@ def test_a_start_that_read_another_encoder_is_refused(trained: Path) -> None:
     other = spec.encoder.model_copy(update={"weights_sha256": "f" * 64, "layer": -1})
     with pytest.raises(MismatchError) as refused:
         check_start_encoder(trained, spec.model_copy(update={"encoder": other}))
+    processor = spec.processor.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    with pytest.raises(MismatchError, match=r"processor\.mean is"):
+        check_start_encoder(trained, spec.model_copy(update={"processor": processor}))
     for words in ("another encoder", "encoder.layer is -1 here", "encoder.weights_sha256 is fff"):
         assert words in str(refused.value)
 

@@ -145,6 +145,13 @@ def test_the_largest_step_is_what_the_configuration_lets_through() -> None:
     assert largest_step(config_of(1, 3, data={"frames": {"uniform": 8}})).num_frames == 1
 
 
+@pytest.mark.parametrize(("tokens", "rows", "length"), [(3000, 2, 2048), (512, 8, 512), (5000, 1, 4096)])
+def test_the_largest_step_fills_a_budget(tokens: int, rows: int, length: int) -> None:
+    config = config_of(2, 3, data={"unit": "pack", "unit_tokens": 4096, "max_tokens": 5000})
+    step = largest_step(config, tokens)
+    assert (step.num_examples, step.num_tokens) == (rows, length)
+
+
 def weigh(config: TrainConfig) -> int:
     """Plain arithmetic in place of a prediction."""
     state = {"adamw": 12, "adamw_8bit": 4, "adamw_4bit": 3, "adafactor": 1}[config.optimizer.kind]
