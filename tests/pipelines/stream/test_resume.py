@@ -127,15 +127,12 @@ def test_every_combination_resumes_in_sequence(run: Run, after: tuple[int, int])
     num_steps = len(run.whole)
     assert run.borders()
     assert run.num_steps < num_steps - 1
-    num_pairs = 0
     for cut in range(num_steps + 1):
         for before in PLACES:
             first, position = run.part(Position(), *before, cut)
             rest, end = run.part(position, *after, num_steps - cut)
             assert end == run.positions[-1].after
             assert first + rest == run.whole
-            num_pairs += 1
-    assert num_pairs == 20 * (num_steps + 1)
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from operators.batch import IGNORED_LABEL, ModelBatch
+from operators.causal import share_row, use_causal_kernel
 from pipelines.train.assembly import assemble
 from pipelines.train.gradients import accumulate_gradients
 from pipelines.train.model import OneTokenModel, build_model
@@ -211,3 +212,15 @@ def test_the_unit_decides(llm_folder: Path, tmp_path: Path) -> None:
         gradients.append(torch.cat([torch.tensor([found.loss]), *weights]))
     assert gradients[0][1:].abs().max() > 0
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_decoder_that_drops_the_lengths_mixes_nothing() -> None:
+    """The mask that stands for them covers no key, so attention without them fails."""
+    llm = tiny_llm()
+    use_causal_kernel(llm)
+    shared = share_row([3, 2], torch.tensor([[0, 1, 2, 0, 1]]))
+    ids = torch.arange(5)[None]
+    assert llm(input_ids=ids, **shared).logits.shape[1] == 5
+    del shared["example_lengths"]
+    with pytest.raises(RuntimeError):
+        llm(input_ids=ids, **shared)
