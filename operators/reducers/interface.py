@@ -1,7 +1,7 @@
 """What a reducer without weights is: from one view, how much of each patch goes into each token.
 
 Every such reducer, sampling, pooling or merging, is a matrix of weights, and its tokens are that matrix
-times the patches. So one multiplication serves all of them, a plot of where tokens come from needs nothing
+times the patches. So one function serves all of them, a plot of where tokens come from needs nothing
 else, and the properties that must hold (bounds of the count, rows that sum to one) are checked on the matrix.
 
 A reducer sees one view and nothing of its batch: the result can be cached, and is the same bits whatever else
@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, float32
+from torch.nn import functional
 
 from schemas.errors import MismatchError
 
@@ -89,5 +90,23 @@ class Reducer(Protocol):
 
 def reduce_view(reducer: Reducer, view: ViewFeatures) -> Float[Tensor, "tokens width"]:
     """The tokens of a view, computed in fp32, in the dtype of its patches."""
-    weights = reducer.weigh(view)
-    return (weights @ view.patches.to(float32)).to(view.patches.dtype)
+    return sum_weighted(reducer.weigh(view), view.patches.to(float32)).to(view.patches.dtype)
+
+
+def sum_weighted(
+    weights: Float[Tensor, "tokens patches"], patches: Float[Tensor, "patches width"]
+) -> Float[Tensor, "tokens width"]:
+    """The product of both, each token summed over its own patches from the first to the last.
+
+    A product of matrices divides its sums among threads for some numbers of tokens, and their last bits
+    follow the number of threads. Most weights are zero, so this takes half its time, too.
+    """
+    tokens, places = weights.nonzero(as_tuple=True)
+    sizes = weights.count_nonzero(dim=1)
+    return functional.embedding_bag(
+        places,
+        patches,
+        sizes.cumsum(dim=0) - sizes,
+        mode="sum",
+        per_sample_weights=weights[tokens, places],
+    )

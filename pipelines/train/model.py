@@ -24,7 +24,7 @@ from operators.batch import ModelBatch
 from operators.causal import check_shareable, share_row, use_causal_kernel
 from operators.prefusion import Prefusion
 from operators.projector import Projector
-from operators.reducers import Reducer, build_reducer, build_trained_reducer, reduce_frames
+from operators.reducers import Reducer, ViewFeatures, build_reducer, build_trained_reducer
 from pipelines.train.fusion import FrameFusion, average_frames
 from pipelines.train.layout import BatchLayout, FusionLayout, SequenceLayout, plan_batch
 from pipelines.train.loss import token_losses
@@ -302,8 +302,12 @@ def _count_tokens(batch: ModelBatch, device: torch.device) -> Int64[Tensor, " fr
 def pool_frames(
     reducer: Reducer, views: Float[Tensor, "frames views patches width"]
 ) -> Float[Tensor, "frames queries width"]:
-    """Tokens of frames, as many of each; a reducer's choice of patches carries no gradient of its own."""
-    return reduce_frames(reducer, views).tokens
+    """Tokens of frames, as many of each; a reducer's choice of patches carries no gradient of its own.
+
+    Reducers that see no focus weigh all views alike, so one product serves all.
+    """
+    weights = reducer.weigh(ViewFeatures(views[0, 0]))
+    return (weights @ views.to(torch.float32)).to(views.dtype).flatten(1, 2)
 
 
 def _match_weights(module: nn.Module, like: Tensor) -> None:

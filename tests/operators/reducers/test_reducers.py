@@ -1,5 +1,8 @@
 """Every reducer without weights against its slow twin, and what all of them promise."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +12,8 @@ from reducer_references import prumerge, released_prumerge, tome
 from torch.nn import functional
 
 from operators.reducers import ReducedFrames, ViewFeatures, build_reducer, reduce_frames, reduce_view
+from operators.reducers.focus import focus_view
+from operators.reducers.interface import sum_weighted
 from operators.reducers.places import factor_grid
 from schemas.errors import ConfigError, MismatchError
 from schemas.reducer import ReducerConfig
@@ -34,6 +39,16 @@ SUMS = {name for name in CONFIGS if name not in ("released", "released-plus")}
 """Those whose tokens are means."""
 seeds = st.integers(0, 10**6)
 few = settings(max_examples=25, deadline=None)
+
+
+@contextmanager
+def threads(number: int) -> Generator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -129,6 +144,37 @@ def test_batch_mates_change_no_bit(name: str) -> None:
         for place, tokens in zip(order, reduce(order), strict=True):
             assert torch.equal(tokens, together[place])
     assert len({tuple(tokens.flatten().tolist()) for tokens in together}) == 6
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_runs_and_threads_change_no_bit(name: str, num_threads: int) -> None:
+    """A view of 24 x 24 patches, wide enough that torch divides its products among threads."""
+    reducer, generator = build_reducer(CONFIGS[name]), torch.Generator().manual_seed(2)
+    patches, class_row = torch.randn(576, 256, generator=generator), torch.randn(256, generator=generator)
+    weights = random_weights(256)
+
+    def reduce() -> torch.Tensor:
+        return reduce_view(reducer, ViewFeatures(patches, focus_view(class_row, patches, weights)))
+
+    with threads(num_threads):
+        found = [reduce(), reduce()]
+    with threads(4):
+        expected = reduce()
+    assert [tokens.numpy().tobytes() for tokens in found] == 2 * [expected.numpy().tobytes()]
+
+
+@few
+@given(seed=seeds, tokens=st.integers(1, 40), share=st.sampled_from([0.0, 0.05, 1.0]))
+def test_sums_are_the_product_of_matrices(seed: int, tokens: int, share: float) -> None:
+    """Of full rows, thin ones and empty ones; parts of the rows give the same bits."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(tokens, 100, generator=generator)
+    weights *= torch.rand(tokens, 100, generator=generator) < share
+    patches = torch.randn(100, 24, generator=generator)
+    found = sum_weighted(weights, patches)
+    assert_equal(found, weights.double() @ patches.double())
+    assert torch.equal(torch.cat([sum_weighted(row[None], patches) for row in weights]), found)
 
 
 def test_views_of_a_frame_follow_each_other() -> None:
