@@ -114,7 +114,7 @@ def run_by_source(
         MismatchError: the corpus has other features than those of the checkpoint, naming every field.
     """
     from pipelines.commit import load_manifest, load_pinned_manifest
-    from pipelines.evaluate.by_source import choose_held_out, evaluate_sources
+    from pipelines.evaluate.by_source import evaluate_sources, list_held_out
 
     identity, own = checkpoint.state.identity, checkpoint.config.corpus
     storage = open_storage(corpus or own)
@@ -123,7 +123,7 @@ def run_by_source(
         load_manifest(storage) if is_another else load_pinned_manifest(storage, identity.manifest_sha256)
     )
     digest = find_trained_spec(storage, manifest, identity.spec)
-    shards = choose_held_out(checkpoint, manifest, is_another=is_another)
+    shards = list_held_out(checkpoint, manifest, is_another=is_another)
     reporter.say(f"{len(shards)} of {len(manifest.plan)} shards of {storage.url}")
     return evaluate_sources(storage, manifest, digest, checkpoint, shards, reporter)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -70,7 +70,7 @@ def latency_command(
     values: dict[str, object] = {
         "shapes": facts,
         "prompt_tokens": tokens,
-        "rounds": [asdict(row) | {"total_s": row.total_s} for row in rows],
+        "rounds": list_rounds(rows),
         "ratios": [asdict(row) for row in ratios],
         "files": [str(path) for path in files],
     }
@@ -88,6 +88,7 @@ def find_subject(
     Raises:
         ConfigError: there is nothing of this name, or an option does not go with it.
     """
+    from operators.views import VIEWS_PER_PICTURE
     from pipelines.analyze.latency_subject import draw_configured, draw_subject, find_pair, open_subject
     from pipelines.train.checkpoint import open_checkpoint
     from pipelines.train.untrained import with_reducer
@@ -102,7 +103,8 @@ def find_subject(
     if reducer is not None:
         raise ConfigError("--reducer goes with a checkpoint; a configuration says `model: {reducer: ...}`")
     if is_shape:
-        return draw_subject(find_pair(what), text_tokens, 5 if hd else 1, device)
+        views = VIEWS_PER_PICTURE["hd4" if hd else "global"]
+        return draw_subject(find_pair(what), text_tokens, views, device)
     return draw_configured(read_configuration(path, TrainConfig), text_tokens, device)
 
 
@@ -112,9 +114,14 @@ def write_tables(folder: Path, rows: "Sequence[LatencyRow]", ratios: "Sequence[R
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "latency.parquet", folder / "latency_ratios.parquet"]
-    write_table(paths[0], [asdict(row) | {"total_s": row.total_s} for row in rows])
+    write_table(paths[0], list_rounds(rows))
     write_table(paths[1], [asdict(row) for row in ratios])
     return paths
+
+
+def list_rounds(rows: "Sequence[LatencyRow]") -> list[dict[str, Any]]:
+    """Every round as plain values, with the sum of its parts."""
+    return [asdict(row) | {"total_s": row.total_s} for row in rows]
 
 
 def _describe(facts: dict[str, int | str]) -> list[str]:

@@ -29,7 +29,7 @@ def train_variant(variant: Variant) -> Outcome:
     """
     from infra.storage import open_storage
     from pipelines.commit import load_manifest, load_pinned_manifest
-    from pipelines.evaluate.by_source import evaluate_sources
+    from pipelines.evaluate.by_source import add_up, evaluate_sources
     from pipelines.sweep.costs import estimate_costs
     from pipelines.train.checkpoint import open_checkpoint
 
@@ -46,12 +46,13 @@ def train_variant(variant: Variant) -> Outcome:
         found = evaluate_sources(storage, manifest, variant.spec, checkpoint, variant.held_out, reporter)
         spec = read_spec(storage, manifest, variant.spec)
         costs = estimate_costs(config, spec)
+    whole = add_up(found.values())
     measured_bytes, hours = _read_metrics(out / "metrics.jsonl", trained.num_steps)
     return Outcome(
         steps=trained.num_steps,
         train_loss=trained.last_loss,
-        loss=_mean_loss(found),
-        accuracy=_mean_accuracy(found),
+        loss=whole.loss,
+        accuracy=whole.accuracy,
         sources=_score(found),
         vision_tokens=count_frame_tokens(config, spec),
         flops=costs.flops,
@@ -104,13 +105,3 @@ def _score(found: "dict[str, SourceResult]") -> dict[str, SourceScore]:
         )
         for name, one in found.items()
     }
-
-
-def _mean_loss(found: "dict[str, SourceResult]") -> float | None:
-    num_labels = sum(one.num_labels for one in found.values())
-    return sum(one.total_loss for one in found.values()) / num_labels if num_labels else None
-
-
-def _mean_accuracy(found: "dict[str, SourceResult]") -> float | None:
-    num_asked = sum(one.num_asked for one in found.values())
-    return sum(one.num_right for one in found.values()) / num_asked if num_asked else None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from jobs.bench.feature_statistics import NUM_PATCHES, STATISTICS, WIDTH, draw_views
 from jobs.bench.result import Measured, Say
-from jobs.bench.token_choice import choose_tokens, make_weights, share_kept
+from jobs.bench.token_choice import choose_tokens, make_weights, share_kept, stand_in_class_rows
 from operators.codec import Codec, decode_views, identify_codec, open_codec
 from operators.fidelity import measure_fidelity
 from pipelines.featurize.statistics import measure_statistics
@@ -52,7 +52,7 @@ def measure_kinds(say: Say, num_views: int) -> tuple[dict[str, float], dict[str,
         say(f"features of kind {kind}")
         drawn = draw_views(statistics, 2 * num_views)
         views = drawn[num_views:]
-        class_rows = views.mean(dim=1)
+        class_rows = stand_in_class_rows(views)
         chosen = choose_tokens(views, class_rows, weights)
         for name in CODECS:
             codec = _open(name, drawn[:num_views])

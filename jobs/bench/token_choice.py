@@ -31,6 +31,11 @@ def make_weights(width: int, seed: int = 0) -> AttentionWeights:
     return AttentionWeights(tensors=tensors, num_heads=NUM_HEADS, norm_epsilon=1e-5)
 
 
+def stand_in_class_rows(views: Float[Tensor, "views patches width"]) -> Float[Tensor, "views width"]:
+    """The mean of a view's patches: a row that has gathered from all, as a class row has."""
+    return views.mean(dim=1)
+
+
 def choose_tokens(
     views: Float[Tensor, "views patches width"],
     class_rows: Float[Tensor, "views width"],

@@ -8,8 +8,8 @@ are left out and counted.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Final
 
 import torch
@@ -56,7 +56,16 @@ class SourceResult:
         return self.num_right / self.num_asked if self.num_asked else None
 
 
-def choose_held_out(checkpoint: Checkpoint, manifest: Manifest, *, is_another: bool) -> list[str]:
+def add_up(results: Iterable[SourceResult]) -> SourceResult:
+    """All of them as one: its means are over all tokens and all questions."""
+    whole = SourceResult()
+    for one in results:
+        for part in fields(SourceResult):
+            setattr(whole, part.name, getattr(whole, part.name) + getattr(one, part.name))
+    return whole
+
+
+def list_held_out(checkpoint: Checkpoint, manifest: Manifest, *, is_another: bool) -> list[str]:
     """Names of the shards to evaluate on.
 
     Args:
