@@ -197,8 +197,17 @@ def open_stream(
         lengths=lengths,
         frame_tokens=count_frame_tokens(config, data.spec),
     )
-    stream.reader = reader or stream.reader
+    _choose_reader(stream, config, reader)
     return stream
+
+
+def _choose_reader(stream: "FeatureStream", config: TrainConfig, reader: "FeatureReader | None") -> None:
+    """What is read in this process is read to where its GPU copies from."""
+    from pipelines.train.precision import choose_device
+
+    stream.reader = reader or stream.reader
+    if choose_device(config.run).type == "cuda" and not config.data.workers:
+        stream.reader.pin_memory()
 
 
 def count_left_out(stream: "FeatureStream") -> dict[str, int]:
@@ -261,7 +270,7 @@ def hold_out(
             lengths=lengths,
             frame_tokens=count_frame_tokens(config, data.spec),
         )
-        stream.reader = reader or stream.reader
+        _choose_reader(stream, config, reader)
         steps = islice(stream, config.run.evaluate_batches)
         yield from steps if processes.is_alone else stop_together(steps, group)
 

@@ -1,9 +1,10 @@
 """`onetoken bench read`: feature shards from the page cache into one batch, against cat and other readers.
 
 All sides read the same tars, in order, and take turns; CPU time of one thread, medians, the first turn not
-counted. `cat` is the command of that name, its output thrown away. Ours reads items of five int8 views by
-the index, four at a time, into memory that is there already; with checksums, every byte of every item is
-checked as well. webdataset, which checks nothing, yields bytes that are copied into the same memory.
+counted. `cat` is the command of that name, its output thrown away. Ours, with checksums, is what training
+reads by: items of five int8 views, four at a time, into memory that was used before, every byte checked and
+the headers opened. Without checksums there is no such reader: what remains of it when nothing is checked or
+opened is put together here. webdataset, which checks nothing, yields bytes that are copied into such memory.
 
 litdata and MDS hold the same items their way and are read the same way, in processes of their own
 environment (`jobs.bench.peers`), where there is one.
@@ -15,7 +16,7 @@ asked of the storage.
 import hashlib
 import resource
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, cast
@@ -26,8 +27,10 @@ from infra.storage import LocalStorage, Seen
 from jobs.bench.feature_corpus import SUFFIX, FeatureCorpus, write_feature_corpus
 from jobs.bench.peers.peer import PEERS, opened_peers
 from jobs.bench.result import Measured, Say
-from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
+from pipelines.stream.shard_indexes import ShardIndexes
+from pipelines.stream.spans import join_spans
+from pipelines.stream.used_rooms import UsedRooms
 from schemas.errors import WorkError
 
 NUM_SHARDS: Final = 2
@@ -36,6 +39,9 @@ ITEMS_PER_BATCH: Final = 4
 NUM_ROUNDS: Final = 9
 RIVAL_ROUNDS: Final = 3
 """Of webdataset, which takes long."""
+
+Batches = Sequence[Sequence[tuple[str, str]]]
+"""Shard and key of the items of each batch."""
 
 
 def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
@@ -47,14 +53,19 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
     num_bytes = sum(path.stat().st_size for path in tars)
     reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
     batches = _cut(corpus.keys, ITEMS_PER_BATCH)
-    room = ItemRoom(2 * ITEMS_PER_BATCH * num_bytes // len(corpus.keys))
-    digest = hashlib.sha256(b"".join(map(bytes, reader.fetch(corpus.keys, ItemRoom(num_bytes)))))
+    bare, rooms = UncheckedReader(corpus), UsedRooms()
+    digest = hashlib.sha256()
+    for batch in bare.read(batches):
+        for item in batch:
+            digest.update(item)
     with opened_peers(tars, ITEMS_PER_BATCH, digest.hexdigest()) as peers:
         sides: dict[str, Callable[[], float]] = {
             "cat": lambda: count_cpu_s(lambda: _print_all(tars)),
-            "ours": lambda: count_cpu_s(lambda: read_items(reader, batches, room, is_checked=False)),
-            "ours_checksum": lambda: count_cpu_s(lambda: read_items(reader, batches, room, is_checked=True)),
-            "webdataset": lambda: count_cpu_s(lambda: read_by_rival(tars, batches, room)),
+            "ours": lambda: count_cpu_s(lambda: sum(map(len, bare.read(batches)))),
+            "ours_checksum": lambda: count_cpu_s(
+                lambda: sum(len(reader.read_features(batch)) for batch in batches)
+            ),
+            "webdataset": lambda: count_cpu_s(lambda: sum(map(len, read_by_rival(tars, batches, rooms)))),
             **{name: peer.read for name, peer in peers.items()},
         }
         times = _take_turns(sides, {"webdataset": RIVAL_ROUNDS})
@@ -73,35 +84,49 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
     )
 
 
-def read_items(
-    reader: FeatureReader,
-    batches: Sequence[Sequence[tuple[str, str]]],
-    room: ItemRoom,
-    *,
-    is_checked: bool,
-) -> int:
-    """Ours: batch after batch into the room; how many items there were."""
-    read = reader.fetch_checked if is_checked else reader.fetch
-    return sum(len(read(batch, room)) for batch in batches)
+class UncheckedReader:
+    """Whole items, batch after batch, by the parts that training reads with: neighbors in one go."""
+
+    def __init__(self, corpus: FeatureCorpus) -> None:
+        self._storage = corpus.storage
+        self._indexes = ShardIndexes(
+            corpus.storage, corpus.manifest.features[corpus.spec].shards, corpus.spec
+        )
+        self._rooms = UsedRooms()
+
+    def read(self, batches: Batches) -> Iterator[list[memoryview]]:
+        """The bytes of each batch, which is gone when the next one is asked for."""
+        for batch in batches:
+            yield self._read_batch(batch)
+
+    def _read_batch(self, batch: Sequence[tuple[str, str]]) -> list[memoryview]:
+        items: list[memoryview] = []
+        for span in join_spans(self._indexes.find(shard, key) for shard, key in batch):
+            data = self._rooms.take(span.num_bytes)
+            self._storage.read_into(span.shard.tar.path, span.offset, data)
+            items += span.cut(data)
+        return items
 
 
-def read_by_rival(tars: Sequence[Path], batches: Sequence[Sequence[tuple[str, str]]], room: ItemRoom) -> int:
-    """Theirs: the same bytes into the same room.
+def read_by_rival(tars: Sequence[Path], batches: Batches, rooms: UsedRooms) -> Iterator[list[memoryview]]:
+    """Theirs: the same bytes into such memory.
 
     Raises:
-        WorkError: when it does not give all items.
+        WorkError: when it gives other items.
     """
-    samples = iter(cast("Any", webdataset).WebDataset([str(path) for path in tars], shardshuffle=False))
-    num_items = 0
+    opened = cast("Any", webdataset).WebDataset([str(path) for path in tars], shardshuffle=False)
+    samples: Iterator[dict[str, Any]] = iter(opened)
     for batch in batches:
-        room.clear()
-        for (_, key), sample in zip(batch, samples, strict=False):
-            data = cast("bytes", sample[SUFFIX.removeprefix(".")])
-            room.take(len(data))[:] = data
-            num_items += sample["__key__"] == key
-    if num_items != sum(map(len, batches)):
+        yield [_copy_sample(next(samples, None), key, rooms) for _, key in batch]
+
+
+def _copy_sample(sample: dict[str, Any] | None, key: str, rooms: UsedRooms) -> memoryview:
+    if sample is None or sample["__key__"] != key:
         raise WorkError("webdataset gave other items; nothing was compared")
-    return num_items
+    data = cast("bytes", sample[SUFFIX.removeprefix(".")])
+    room = rooms.take(len(data))
+    room[:] = data
+    return room
 
 
 def measure_one_of_five(corpus: FeatureCorpus) -> float:
@@ -156,5 +181,5 @@ def _read_clocks() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _cut(keys: Sequence[tuple[str, str]], size: int) -> list[Sequence[tuple[str, str]]]:
+def _cut(keys: Sequence[tuple[str, str]], size: int) -> Batches:
     return [keys[start : start + size] for start in range(0, len(keys), size)]

@@ -2,9 +2,9 @@
 
 Int8 items of five views, in page cache; one example an item. Both sides are one thread that checks what it
 reads and decodes nothing, opened before; the stream keeps the texts of half of its shards, so that it reads
-texts in every turn. On disk the bare side is the reader without texts, order or examples, into memory that is
-there already. On S3 it is one ranged read for each item, at a place that is known, and nothing more. CPU time
-of this process, medians, taking turns: what the server takes is its own.
+texts in every turn. On disk the bare side is the cache's reader without texts, order or examples, told which
+items stand in which micro-batch. On S3 it is one ranged read for each item, at a place that is known, and
+nothing more. CPU time of this process, medians, taking turns: what the server takes is its own.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from infra.tar import read_index
 from jobs.bench.feature_corpus import SUFFIX, FeatureCorpus, write_feature_corpus
 from jobs.bench.result import Say
 from pipelines.commit import read_object
-from pipelines.stream.item_room import ItemRoom
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.stream import FeatureStream
 from schemas.errors import WorkError
@@ -46,16 +45,11 @@ def measure_rates(folder: Path, say: Say, scale: float) -> dict[str, float]:
     say("streaming")
     stream = open_bench_stream(corpus, corpus.storage)
     batches = list_batches(stream)
-    num_bytes = sum(path.stat().st_size for path in corpus.list_tars())
-    room = ItemRoom(2 * DATA.micro_batch * num_bytes // len(corpus.keys))
     reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
     times = take_turns(
         {
             "stream": lambda: count_streamed(stream),
-            "reader": lambda: sum(len(reader.fetch_checked(batch, room)) for batch in batches),
-            "reader_stored": lambda: sum(
-                len(reader.read_stored(key, shard)) for batch in batches for shard, key in batch
-            ),
+            "reader": lambda: sum(len(reader.read_features(batch)) for batch in batches),
         }
     )
     if ceph.missing_programs():

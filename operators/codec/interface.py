@@ -95,7 +95,8 @@ def split_for_device(num_views: int, device: torch.device) -> list[slice]:
 class Staging:
     """Encoded views of one length as rows of a tensor, where they are decoded.
 
-    A GPU copies them from pinned memory, a batch at once. A CPU takes one view at a time and decodes it from
+    A GPU copies them from pinned memory: from where they stand, if that is pinned, or a batch at once from a
+    copy that is. A CPU takes one view at a time and decodes it from
     where it stands, where that memory may be written to, as a reader's may: torch warns of other memory,
     which is copied.
     """
@@ -115,6 +116,8 @@ class Staging:
             if len(payload) != num_bytes:
                 message = f"an encoded view of this shape takes {num_bytes} bytes, not {len(payload)}"
                 raise CorruptError(message)
+        if self._device.type == "cuda" and all(map(_is_pinned, payloads)):
+            return self._copy_from_pinned(payloads)
         is_there = self._device.type == "cpu" and len(payloads) == 1
         if is_there and num_bytes and not memoryview(payloads[0]).readonly:
             return torch.frombuffer(payloads[0], dtype=torch.uint8)[None]
@@ -123,9 +126,22 @@ class Staging:
             row[:] = np.frombuffer(payload, np.uint8)
         return self._room[: len(payloads)].to(self._device)
 
+    def _copy_from_pinned(self, payloads: Sequence[Buffer]) -> UInt8[Tensor, "payloads bytes"]:
+        """Waits until all are there: their memory may be written to again as soon as this returns."""
+        rows = torch.empty(len(payloads), self._shape[1], dtype=torch.uint8, device=self._device)
+        for row, payload in zip(rows, payloads, strict=True):
+            row.copy_(torch.frombuffer(payload, dtype=torch.uint8), non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        return rows
+
     @cached_property
     def _room(self) -> UInt8[Tensor, "views bytes"]:
         return torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+
+
+def _is_pinned(payload: Buffer) -> bool:
+    is_readonly = memoryview(payload).readonly
+    return not is_readonly and torch.frombuffer(payload, dtype=torch.uint8).is_pinned()
 
 
 def to_rows_of_bytes(tensor: Tensor) -> UInt8[Tensor, "views bytes"]:

@@ -8,7 +8,7 @@ against that of the header. Features stay as their codec wrote them: decoding is
 GPU from pinned memory. What is damaged in a cache is fetched again, once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -34,15 +34,13 @@ from operators.feature_file import (
 )
 from operators.stored import StoredFeatures
 from pipelines.commit import parse_stored, read_object
-from pipelines.stream.item_room import ItemRoom
-from pipelines.stream.selection import ChosenMedium, ViewChoice, choose_views
+from pipelines.stream.selection import ChosenMedium, ViewChoice, choose_views, find_runs
 from pipelines.stream.shard_indexes import ShardIndexes
 from pipelines.stream.source import DirectSource, ShardSource
 from pipelines.stream.spans import (
     Place,
     Span,
     SpanCheck,
-    find_runs,
     join_spans,
     named_item,
 )
@@ -82,6 +80,10 @@ class FeatureReader:
         self._indexes = ShardIndexes(storage, features.shards, spec)
         self.spec = _read_spec(storage, features, spec)
         self.codec = open_view_codec(self.spec)
+
+    def pin_memory(self) -> None:
+        """From now on, read whole items to where a GPU of this process copies them from."""
+        self._rooms = UsedRooms(is_pinned=True)
 
     def read_item(
         self,
@@ -155,32 +157,6 @@ class FeatureReader:
             sections = self._read_sections(place, header, places, head, check_section)
             return decode_views(self.codec, sections, header.num_patches, header.width)
 
-    def fetch(self, wanted: Iterable[tuple[str, str]], room: ItemRoom) -> list[memoryview]:
-        """The bytes of whole items, by (shard, key), read into `room`; nothing is checked.
-
-        Raises:
-            CorruptError: naming shard and item, when there is none.
-            WorkError: when the room is too small.
-        """
-        room.clear()
-        fetched: list[memoryview] = []
-        for span in join_spans(self._indexes.find(shard, key) for shard, key in wanted):
-            data = room.take(span.num_bytes)
-            with named_item(span.shard.name, span.places[-1].key):
-                self._source.read_into(span.shard.tar, span.offset, data)
-            fetched += span.cut(data)
-        return fetched
-
-    def fetch_checked(self, wanted: Iterable[tuple[str, str]], room: ItemRoom) -> list[memoryview]:
-        """The same, each item checked against the checksum of the index when its bytes are there.
-
-        Raises:
-            CorruptError: naming shard and item, when the bytes are not those that were written.
-            WorkError: when the room is too small.
-        """
-        room.clear()
-        return self._read_spans([self._indexes.find(shard, key) for shard, key in wanted], room.take)
-
     def list_shards(self) -> list[str]:
         """Names of the shards, in the order of the plan."""
         return [*self._indexes.shards]
@@ -227,19 +203,21 @@ class FeatureReader:
             self._source.read_into(span.shard.tar, span.offset, data, check.see)
         except (CorruptError, NotFoundError) as error:
             raise CorruptError(f"shard {span.shard.name}, item {check.place.key}: {error}") from error
+        finally:
+            check.close()
 
-    def _read_spans(self, places: Sequence[Place], take: Callable[[int], memoryview]) -> list[memoryview]:
-        """The bytes of whole items, checked, in memory that was taken."""
+    def _read_spans(self, places: Sequence[Place]) -> list[memoryview]:
+        """The bytes of whole items, checked."""
         fetched: list[memoryview] = []
         for span in join_spans(places):
-            data = take(span.num_bytes)
+            data = self._rooms.take(span.num_bytes)
             self._retry(span.shard, lambda span=span, data=data: self._fill(span, data))
             fetched += span.cut(data)
         return fetched
 
     def _read_whole(self, places: Sequence[Place]) -> list[tuple[StoredFeatures, ...]]:
         found: list[tuple[StoredFeatures, ...]] = []
-        for place, data in zip(places, self._read_spans(places, self._rooms.take), strict=True):
+        for place, data in zip(places, self._read_spans(places), strict=True):
             with named_item(place.shard.name, place.key):
                 header, payloads = self._open_whole(data)
             found.append(self._hand_out(header, choose_views(header.media, "all", ALL_FRAMES), payloads))

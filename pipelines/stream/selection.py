@@ -61,3 +61,14 @@ def choose_views(media: Sequence[MediumShape], views: ViewChoice, frames: Frames
         chosen.append(ChosenMedium(places, MediumShape(len(kept), medium.views_per_frame - first)))
         start += medium.num_views
     return chosen
+
+
+def find_runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of each run of adjacent places."""
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], place)
+        else:
+            runs.append((place, place))
+    return runs

@@ -8,7 +8,7 @@ index keeps of the whole of it: one step for each item and not one for each view
 this program's own memory out of the caches. Which view is damaged is looked for only when one is.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -102,6 +102,10 @@ class SpanCheck:
         """
         return self._stops.send(num_bytes)
 
+    def close(self) -> None:
+        """Let go of the memory: a cycle would hold it until the interpreter looks for cycles."""
+        self._stops.close()
+
     def _watch(self) -> Generator[int, int]:
         filled = yield 0
         for place in self._span.places:
@@ -140,14 +144,3 @@ def named_item(shard: str, key: str) -> Generator[None]:
         yield
     except (CorruptError, NotFoundError) as error:
         raise CorruptError(f"shard {shard}, item {key}: {error}") from error
-
-
-def find_runs(places: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last of each run of adjacent places."""
-    runs: list[tuple[int, int]] = []
-    for place in places:
-        if runs and place == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], place)
-        else:
-            runs.append((place, place))
-    return runs

@@ -183,6 +183,11 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
         self._expect_next_block(planned.position)
         return self.loader.load_units(deal(planned.units, self._rank, self._world_size))
 
+    def _deliver(self, planned: PlannedStep) -> list[MicroBatch]:
+        batches = self._load(planned)
+        self._position = planned.position.after
+        return batches
+
     def _take_from_workers(self) -> Iterator[list[MicroBatch]]:
         loader = DataLoader[PackedStep](
             _PackedSteps(self),
@@ -200,9 +205,7 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
         num_threads = self._data.threads
         if num_threads == 0:
             for planned in self.walk.steps(self._position):
-                batches = self._load(planned)
-                self._position = planned.position.after
-                yield batches
+                yield self._deliver(planned)
             return
         waiting: deque[tuple[Position, list[Future[MicroBatch]]]] = deque()
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="stream")

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,10 @@ from jobs.bench.bounds import BOUNDS
 from jobs.bench.feature_corpus import write_feature_corpus
 from jobs.bench.peers import theirs
 from jobs.bench.peers.peer import opened_peer
-from jobs.bench.read import measure, read_by_rival, read_items
-from pipelines.stream.item_room import ALIGNMENT, ItemRoom
+from jobs.bench.read import UncheckedReader, measure, read_by_rival
+from operators.feature_file import cut_views, read_header
 from pipelines.stream.reader import FeatureReader
+from pipelines.stream.used_rooms import UsedRooms
 from schemas.errors import CorruptError, WorkError
 
 
@@ -29,20 +31,28 @@ def test_every_key_is_measured_and_one_view_is_a_fifth(tmp_path):
     assert measured.ratios["one_of_five_bytes"] == pytest.approx(0.2, abs=0.01)
 
 
+def read_unchecked(corpus, batches):
+    return [bytes(item) for batch in UncheckedReader(corpus).read(batches) for item in batch]
+
+
 def test_all_sides_read_the_same_bytes(corpus):
+    batches = [corpus.keys[:3], corpus.keys[3:]]
+    tars = b"".join(path.read_bytes() for path in corpus.list_tars())
+    ours = read_unchecked(corpus, batches)
+    assert len(ours) == 4
+    assert all(item in tars for item in ours)
+    assert [
+        bytes(item) for batch in read_by_rival(corpus.list_tars(), batches, UsedRooms()) for item in batch
+    ] == ours
     reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
-    room = ItemRoom(16 << 20)
-    read_by_rival(corpus.list_tars(), [corpus.keys], room)
-    room.clear()
-    theirs = bytes(room.take(16 << 20))
-    unchecked = [bytes(item) for item in reader.fetch(corpus.keys, room)]
-    assert theirs.startswith(b"".join(item + bytes(-len(item) % ALIGNMENT) for item in unchecked))
-    assert [bytes(item) for item in reader.fetch_checked(corpus.keys, room)] == unchecked
+    checked = [item for batch in batches for item in reader.read_features(batch)]
+    for item, (medium,) in zip(ours, checked, strict=True):
+        assert cut_views(read_header(item), memoryview(item)) == [*medium.payloads]
 
 
 def test_a_rival_that_gives_other_items_is_no_rival(corpus):
     with pytest.raises(WorkError, match="other items"):
-        read_by_rival(corpus.list_tars()[:1], [corpus.keys], ItemRoom(16 << 20))
+        [*read_by_rival(corpus.list_tars()[:1], [corpus.keys], UsedRooms())]
 
 
 def test_the_checked_side_checks(corpus, tmp_path):
@@ -55,10 +65,10 @@ def test_the_checked_side_checks(corpus, tmp_path):
         target = broken.local_path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data if path == entry.path else corpus.storage.read_bytes(path))
+    assert len(read_unchecked(replace(corpus, storage=broken), [corpus.keys])) == len(corpus.keys)
     reader = FeatureReader(broken, corpus.manifest, corpus.spec)
-    assert read_items(reader, [corpus.keys], ItemRoom(16 << 20), is_checked=False) == len(corpus.keys)
     with pytest.raises(CorruptError, match=f"shard {shard}, item {key}"):
-        read_items(reader, [corpus.keys], ItemRoom(16 << 20), is_checked=True)
+        reader.read_features(corpus.keys)
 
 
 def test_a_peer_reads_the_same_bytes_in_its_own_process(corpus, tmp_path):
@@ -68,10 +78,10 @@ def test_a_peer_reads_the_same_bytes_in_its_own_process(corpus, tmp_path):
         "theirs.OPEN['kept'] = lambda folder, items: list(items)\n"
         "theirs.main()\n"
     )
-    items = FeatureReader(corpus.storage, corpus.manifest, corpus.spec).fetch(corpus.keys, ItemRoom(16 << 20))
+    items = read_unchecked(corpus, [corpus.keys])
     folder = tmp_path / "kept"
     with opened_peer("kept", corpus.list_tars(), folder, 3, [sys.executable, str(program)]) as peer:
-        assert peer.digest() == hashlib.sha256(b"".join(map(bytes, items))).hexdigest()
+        assert peer.digest() == hashlib.sha256(b"".join(items)).hexdigest()
         assert 0 < peer.read() < 60
 
 

@@ -6,7 +6,7 @@ from jobs.bench.bounds import BOUNDS
 from jobs.bench.feature_corpus import write_feature_corpus
 from jobs.bench.stream import measure
 from jobs.bench.stream_rates import count_streamed, list_batches, list_ranges, open_bench_stream, take_turns
-from pipelines.stream.item_room import ItemRoom
+from operators.feature_file import cut_views, read_header
 from pipelines.stream.reader import FeatureReader
 from schemas.errors import WorkError
 
@@ -23,9 +23,9 @@ def test_all_sides_read_the_same_items_in_the_same_order(tmp_path):
     ranges = list_ranges(corpus, batches)
     read = [corpus.storage.read_range(path, offset, length) for path, offset, length in ranges]
     reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
-    room = ItemRoom(64 << 20)
-    bare = [bytes(item) for batch in batches for item in reader.fetch_checked(batch, room)]
-    assert bare == read
+    bare = [medium for batch in batches for (medium,) in reader.read_features(batch)]
+    for item, medium in zip(read, bare, strict=True):
+        assert cut_views(read_header(item), memoryview(item)) == [*medium.payloads]
     assert count_streamed(stream) == count_streamed(stream) == 6
     with pytest.raises(WorkError, match="nothing was compared"):
         take_turns({"one": lambda: 1, "other": lambda: 2})

@@ -23,9 +23,24 @@ def test_a_room_is_used_again_once_nobody_holds_a_part_of_it() -> None:
     assert address_of(rooms.take(1000)) != address, "a part of it is still held"
     tensor = torch.frombuffer(part, dtype=torch.uint8)
     del part
-    assert address_of(rooms.take(900)) != address, "a tensor lies in it"
+    other = rooms.take(900)
+    assert address_of(other) != address, "a tensor lies in it"
     del tensor
     assert address_of(rooms.take(900)) == address
+
+
+def test_the_room_that_was_used_last_comes_first() -> None:
+    rooms = UsedRooms()
+    held = [rooms.take(1000) for _ in range(5)]
+    addresses = [address_of(room) for room in held]
+    held.clear()
+    assert address_of(rooms.take(1000)) == addresses[-1]
+    kept = rooms.take(1000)
+    assert address_of(kept) == addresses[-1]
+    again = rooms.take(1000)
+    assert address_of(again) == addresses[-2]
+    del kept
+    assert address_of(rooms.take(1000)) == addresses[-1]
 
 
 def test_a_room_is_not_wasted_on_little() -> None:
