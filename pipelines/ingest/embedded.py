@@ -6,7 +6,6 @@ order, and nobody else asks for its pictures. What an earlier run found holds wh
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from infra.files import open_files
 from infra.storage import Storage
@@ -18,16 +17,15 @@ from pipelines.ingest.findings import (
 )
 from pipelines.ingest.found_media import pack_media_of_rows
 from pipelines.ingest.inputs import RangeUnit
-from pipelines.ingest.probe import ProbeResult, describe_bytes
+from pipelines.ingest.media.facts import describe_bytes
+from pipelines.ingest.probe import ProbeResult
 from pipelines.ingest.probe_cache import ProbeCache
 from pipelines.ingest.rows.parquet_rows import read_pictures
 from pipelines.ingest.rows.ranges import RangeKind
 from pipelines.scatter import scatter
 from schemas.digest import SHORT, digest_of
 from schemas.errors import ConfigError, RejectCode
-from schemas.record import MediumKind, MediumReference
-
-_EMBEDDED: Final = MediumReference(MediumKind.IMAGE)
+from schemas.record import MediumKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def _describe(unit: RangeUnit, row: int, place: int, data: bytes | None) -> Find
     location = locate_picture(unit.input.name, unit.first_row + row, place)
     if not data:
         return RejectedMedium(RejectCode.EMPTY_FILE, f"{location!r}: the row holds no bytes")
-    return describe_bytes(data, _EMBEDDED, location)
+    return describe_bytes(data, MediumKind.IMAGE, location)
 
 
 def _count(rows: list[list[Finding]], is_known: bool) -> ProbeCounts:

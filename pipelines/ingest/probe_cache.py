@@ -11,7 +11,7 @@ from the bytes of a file (it may not be read, a decoder took too long) is not ke
 leaves size and time as they are.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ import msgspec
 
 from infra.files import FileState
 from infra.storage import Storage
-from pipelines.ingest.findings import Finding, RejectedMedium
+from pipelines.ingest.findings import Finding, FoundMedium
 from schemas.digest import SHORT, sha256_hex
 from schemas.errors import NotFoundError, RejectCode
 from schemas.record import MediumKind
@@ -38,9 +38,6 @@ _MAY_PASS: Final = frozenset(
 )
 """Codes that tell of a machine, not of the bytes of a file."""
 
-Place = tuple[str, str, MediumKind]
-"""Root, location, and as what a file is looked at."""
-
 
 class CachedFinding(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A finding, and the state of the file that it holds for."""
@@ -53,11 +50,6 @@ class CachedFinding(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mtime_ns: int
     etag: str
     finding: Finding
-
-    @property
-    def place(self) -> Place:
-        """Where the file is, and as what it was looked at."""
-        return (self.root, self.location, self.kind)
 
     def holds_for(self, state: FileState) -> bool:
         """Whether the file is still the one that was read."""
@@ -85,19 +77,19 @@ class ProbeCache:
     storage: Storage
     paths: tuple[str, ...]
 
-    def read(self, group: str, bits: str) -> dict[Place, CachedFinding]:
-        """Findings of a group whose hash begins with these bits, by place."""
-        found: dict[Place, CachedFinding] = {}
+    def read(self, group: str, bits: str) -> Iterator[CachedFinding]:
+        """Findings of a group whose hash begins with these bits."""
         for path in self.paths:
             if _overlaps(path, group, bits):
                 data = self._read_object(path)
                 rows = _FINDINGS.decode(data) if data else []
-                found |= {row.place: row for row in rows if _begins(row, bits)}
-        return found
+                yield from (row for row in rows if _begins(row, bits))
 
     def write(self, group: str, bits: str, rows: Iterable[CachedFinding]) -> str | None:
         """Store the findings of a group; the path of the object, None where there are none."""
-        lasting = list(filter(_lasts, rows))
+        lasting = [
+            row for row in rows if isinstance(row.finding, FoundMedium) or row.finding.code not in _MAY_PASS
+        ]
         return self._write_object(group, bits, _ENCODER.encode(lasting)) if lasting else None
 
     def read_rows(self, group: str, state: FileState) -> list[list[Finding]] | None:
@@ -180,11 +172,6 @@ def _parse(path: str) -> tuple[str, str]:
     """Group and bits of an object's name; nobody's for another version."""
     group, held, version, *_ = [*path.rpartition("/")[2].split("-"), "", "", ""]
     return (group, "" if held == _ALL else held) if version == _VERSION else ("", "")
-
-
-def _lasts(row: CachedFinding) -> bool:
-    finding = row.finding
-    return not (isinstance(finding, RejectedMedium) and finding.code in _MAY_PASS)
 
 
 def _begins(row: CachedFinding, bits: str) -> bool:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from operators import image_header
+from operators import image_header, jpeg_header
 from operators.exif_header import read_orientation
 from operators.image import ImagePolicy, read_image_facts
 from operators.image_header import read_image_header
+from operators.jpeg_header import read_jpeg_header, walk_segments
 from schemas.errors import RejectCode, SampleError
 
 
@@ -333,7 +334,33 @@ def test_segments_of_any_content_have_the_same_outcome(data, added):
         segments.insert(
             place % (len(segments) + 1), struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
         )
-    check_agreement(data[:2] + b"".join(segments) + data[offset:])
+    changed = data[:2] + b"".join(segments) + data[offset:]
+    check_agreement(changed)
+    assert read_jpeg_header(changed) == walk_segments(changed)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    data=st.sampled_from([data for name, data in SOUND.items() if name.startswith("jpeg")]),
+    flips=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=4),
+    cut=st.none() | st.integers(0, 700),
+)
+def test_the_usual_beginning_of_a_jpeg_is_what_its_segments_are(data, flips, cut):
+    changed = bytearray(data)
+    for place, value in flips:
+        changed[place % len(changed)] = value
+    damaged = bytes(changed[:cut])
+    assert read_jpeg_header(damaged) == walk_segments(damaged)
+
+
+def test_nearly_all_of_a_plain_jpeg_is_its_usual_beginning(monkeypatch):
+    walked = []
+    monkeypatch.setattr(jpeg_header, "walk_segments", lambda *given: walked.append(given))
+    data = encode(picture(), "JPEG")
+    read_jpeg_header(data)
+    ((_, offset, size),) = walked
+    assert size == (48, 32)
+    assert data[offset : offset + 2] == b"\xff\xda"
 
 
 @pytest.mark.real

@@ -9,17 +9,21 @@ disks: over the network each member would be several requests.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 from infra.files import FileState
+from pipelines.ingest.asked import AskedMedia
 from pipelines.ingest.media import zip_archive
 from pipelines.ingest.media.archive_index import open_index
 from pipelines.ingest.media.archive_member import ArchiveMember
 from pipelines.ingest.media.root import (
+    Fetched,
+    KnownFile,
     check_medium_size,
     choose_one,
+    fetch_by_steps,
     has_extension_of,
     join_path,
     normalize_path,
@@ -91,6 +95,10 @@ class MediaArchive:
         if self._current_state() != self._state:
             raise CorruptError(f"{self.url} was changed while it was read; run the command again")
         return data
+
+    def fetch(self, asked: AskedMedia, known: Mapping[str, KnownFile]) -> Iterator[Fetched | SampleError]:
+        """See `MediaRoot.fetch`."""
+        return fetch_by_steps(self, asked, known)
 
     def close(self) -> None:
         """Let go of the archive and its index."""

@@ -7,12 +7,17 @@ on S3, and an object is all that a key can name.
 """
 
 import posixpath
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from infra.files import FileState, open_files
+from pipelines.ingest.asked import AskedMedia
 from pipelines.ingest.media.root import (
+    Fetched,
+    KnownFile,
     check_medium_size,
     choose_one,
+    fetch_by_steps,
     has_extension_of,
     join_path,
     normalize_path,
@@ -73,6 +78,10 @@ class MediaBucket:
         if data is None or len(data) != expected.num_bytes:
             raise unreadable(location, "its size changes while it is read")
         return data
+
+    def fetch(self, asked: AskedMedia, known: Mapping[str, KnownFile]) -> Iterator[Fetched | SampleError]:
+        """See `MediaRoot.fetch`."""
+        return fetch_by_steps(self, asked, known)
 
     def _list(self, folder: str) -> dict[str, FileState]:
         if folder not in self._listings:

@@ -1,34 +1,40 @@
-"""What the bytes of a medium say of themselves: digest, kind, size and duration."""
+"""What the bytes of a medium say of themselves: digest, kind, size and duration, or what is wrong with them.
 
-from collections.abc import Callable
+Pictures are told by their header, here. Clips take a demuxer and a decoder, which run in a process of their
+own: a hostile clip costs that process and nothing else.
+"""
+
+from functools import cache
 from hashlib import sha256
+from typing import Final
 
 from operators.image_header import read_image_header
-from operators.video import VideoFacts, read_video_facts
-from schemas.medium import MediumFacts
+from pipelines.decode.isolated import IsolatedDecoder
+from pipelines.ingest.findings import Finding, FoundMedium, RejectedMedium
+from schemas.errors import SampleError
 from schemas.record import MediumKind
 
+_IMAGE: Final = MediumKind.IMAGE
 
-def read_facts(
-    data: bytes, kind: MediumKind, read_clip: Callable[[bytes], VideoFacts] = read_video_facts
-) -> MediumFacts:
-    """Digest, kind, size and duration of an encoded medium.
 
-    Args:
-        data: the whole file.
-        kind: as what it is looked at.
-        read_clip: opens clips, which needs a demuxer and a decoder.
-
-    Raises:
-        SampleError: as `read_image_header` and `read_clip`.
-    """
-    if kind is MediumKind.IMAGE:
-        image = read_image_header(data)
-        extension, width_px, height_px = image.format.extension, image.width_px, image.height_px
-        duration_s = 0.0
-    else:
-        video = read_clip(data)
-        extension, width_px, height_px = video.format.extension, video.width_px, video.height_px
-        duration_s = video.duration_s
+def describe_bytes(data: bytes, kind: MediumKind, location: str) -> Finding:
+    """The finding of a medium that is looked at as one of a kind, from its bytes."""
+    duration_s = 0.0
+    try:
+        if kind is _IMAGE:
+            medium_format, width_px, height_px = read_image_header(data)
+        else:
+            clip = _decoder().read_video_facts(data)
+            medium_format, width_px, height_px = clip.format, clip.width_px, clip.height_px
+            duration_s = clip.duration_s
+    except SampleError as error:
+        return RejectedMedium(error.code, f"{location!r}: {error.message}")
     digest = sha256(data).hexdigest()
-    return MediumFacts(digest, kind, extension, len(data), width_px, height_px, duration_s)
+    return FoundMedium(
+        digest, kind, medium_format.extension, len(data), width_px, height_px, duration_s, location
+    )
+
+
+@cache
+def _decoder() -> IsolatedDecoder:
+    return IsolatedDecoder()

@@ -5,24 +5,30 @@ Symbolic links are followed into the media root itself or one of the folders tha
 devices and folders are refused, without waiting for them.
 
 Following a path to its end costs more than reading a small file, so each folder is followed once per worker
-and then trusted; below it a file is opened by name and may not be a link. Where it is one, that file takes
-the slow way. So what the check holds off is what lies in an unpacked archive, not somebody who swaps folders
-while ingest runs. The listing of a folder is read when a name is first missing in it, and kept; a folder of
-200,000 names takes some 30 MB, and `MAX_LISTED` bounds all of them.
+and then trusted; below it a file is opened by name and may not be a link. Where it is one, or is unusual in
+any other way, it takes the slow way, step by step. So what the check holds off is what lies in an unpacked
+archive, not somebody who swaps folders while ingest runs. The listing of a folder is read when a name is
+first missing in it, and kept; a folder of 200,000 names takes some 30 MB, and `MAX_LISTED` bounds all of
+them.
 """
 
 import errno
 import os
 import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from infra.files import FileState
+from pipelines.ingest.asked import AskedMedia
 from pipelines.ingest.media.root import (
+    PLAIN_PATH,
+    Fetched,
+    KnownFile,
     check_medium_size,
     choose_one,
+    fetch_one,
     has_extension_of,
     has_medium_extension,
     join_path,
@@ -38,6 +44,8 @@ MAX_LISTED = 500_000
 """Names of files in listings that are kept."""
 MAX_FOLLOWED: Final = 100_000
 """Folders that are known to lie where they may."""
+SHORT_BYTES: Final = 16 << 20
+"""What reading more than this takes makes all else that is done about a file nothing."""
 _READ_ONLY: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 
@@ -55,30 +63,20 @@ class MediaFolder:
         self._followed: dict[str, str] = {}
         self._listings: dict[str, Listing] = {}
         self._num_listed = 0
-        self._opened: tuple[str, int, os.stat_result] | None = None
 
     def find(self, reference: MediumReference) -> str:
-        """See `MediaRoot.find`; the file stays open for `state` and `read`, until the next is asked for."""
-        if self._opened is not None:
-            self._let_go()
+        """See `MediaRoot.find`."""
         location = normalize_path(reference.path or "")
-        try:
-            opened = self._opened = self._open(location)
-        except _GONE:
-            return self._find_by_stem(location, reference)
-        except OSError as error:
-            raise unreadable(location, error.strerror) from error
-        if stat.S_ISREG(opened[2].st_mode):
+        status = self._status(location)
+        if status is not None and stat.S_ISREG(status.st_mode):
             return location
-        self._let_go()
-        if not reference.by_stem:
+        if status is not None and not reference.by_stem:
             raise unreadable(location, "no plain file")
         return self._find_by_stem(location, reference)
 
     def state(self, location: str) -> FileState:
         """See `MediaRoot.state`."""
-        opened = self._opened
-        status = opened[2] if opened is not None and opened[0] == location else self._status(location)
+        status = self._status(location)
         if status is None:
             raise SampleError(RejectCode.MISSING_FILE, f"{location!r} is not there")
         return FileState(status.st_size, status.st_mtime_ns)
@@ -86,33 +84,49 @@ class MediaFolder:
     def read(self, location: str, kind: MediumKind) -> bytes:
         """See `MediaRoot.read`."""
         try:
-            opened = self._opened
-            if opened is None or opened[0] != location:
-                self._let_go()
-                opened = self._opened = self._open(location)
-            return _read_whole(*opened, kind)
+            descriptor = self._open(location)
+            try:
+                return _read_whole(location, descriptor, kind)
+            finally:
+                os.close(descriptor)
         except _GONE as error:
             raise SampleError(RejectCode.MISSING_FILE, f"{location!r} is not there") from error
         except OSError as error:
             raise unreadable(location, error.strerror) from error
-        finally:
-            self._let_go()
 
-    def _let_go(self) -> None:
-        if self._opened is not None:
-            os.close(self._opened[1])
-            self._opened = None
+    def fetch(self, asked: AskedMedia, known: Mapping[str, KnownFile]) -> Iterator[Fetched | SampleError]:
+        """See `MediaRoot.fetch`: one opening for a short plain file in a folder that was followed before."""
+        kind, by_stem = asked.kind, asked.by_stem
+        for path in asked.paths:
+            fetched = None
+            folder, _, name = path.rpartition("/")
+            real = self._followed.get(folder)
+            if real is not None and PLAIN_PATH.fullmatch(path):
+                try:
+                    descriptor = os.open(f"{real}/{name}", _READ_ONLY)
+                    try:
+                        status = os.fstat(descriptor)
+                        num_bytes, mtime_ns = status.st_size, status.st_mtime_ns
+                        if num_bytes <= SHORT_BYTES and stat.S_ISREG(status.st_mode):
+                            one = known.get(path)
+                            if one is not None and one.holds_for(FileState(num_bytes, mtime_ns)):
+                                fetched = Fetched(path, None, num_bytes, mtime_ns)
+                            elif len(data := os.read(descriptor, num_bytes + 1)) == num_bytes:
+                                fetched = Fetched(path, data, num_bytes, mtime_ns)
+                    finally:
+                        os.close(descriptor)
+                except OSError:
+                    fetched = None
+            yield fetched or fetch_one(self, MediumReference(kind, path, by_stem), known)
 
-    def _open(self, location: str) -> tuple[str, int, os.stat_result]:
-        folder, _, name = location.rpartition("/")
-        real = self._followed.get(folder) or self._follow_folder(folder)
+    def _open(self, location: str) -> int:
+        folder, name = split_path(location)
         try:
-            descriptor = os.open(f"{real}/{name}", _READ_ONLY)
+            return os.open(f"{self._follow_folder(folder)}/{name}", _READ_ONLY)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            descriptor = os.open(self._follow(location), _READ_ONLY)
-        return location, descriptor, os.fstat(descriptor)
+            return os.open(self._follow(location), _READ_ONLY)
 
     def _status(self, location: str) -> os.stat_result | None:
         """What lies at a location, at the end of all links; None when nothing does."""
@@ -178,7 +192,8 @@ class MediaFolder:
         self._num_listed += num_names
 
 
-def _read_whole(location: str, descriptor: int, status: os.stat_result, kind: MediumKind) -> bytes:
+def _read_whole(location: str, descriptor: int, kind: MediumKind) -> bytes:
+    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise unreadable(location, "no plain file")
     check_medium_size(location, status.st_size, kind)

@@ -1,7 +1,7 @@
 """Media of all sources, wherever they are: a folder, an archive, an S3 prefix, rows of parquet files."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,11 +9,12 @@ from typing import Literal
 from infra.files import FileState, open_files
 from operators.annotations import LAYOUTS
 from pipelines.ingest.annotations import list_annotations
+from pipelines.ingest.asked import AskedMedia
 from pipelines.ingest.media.archive import MediaArchive
 from pipelines.ingest.media.bucket import MediaBucket
 from pipelines.ingest.media.folder import MediaFolder
-from pipelines.ingest.media.root import MediaRoot
-from schemas.errors import ConfigError, NotFoundError
+from pipelines.ingest.media.root import Fetched, KnownFile, MediaRoot, fetch_by_steps
+from schemas.errors import ConfigError, NotFoundError, SampleError
 from schemas.recipe import SourceConfig
 from schemas.record import MediumKind, MediumReference
 
@@ -133,6 +134,10 @@ class _EmbeddedRoot:
     def read(self, location: str, kind: MediumKind) -> bytes:
         """See `MediaRoot.read`."""
         return self._media.read(location, kind)
+
+    def fetch(self, asked: AskedMedia, known: Mapping[str, KnownFile]) -> Iterator[Fetched | SampleError]:
+        """See `MediaRoot.fetch`."""
+        return fetch_by_steps(self, asked, known)
 
 
 def _open_root(source: MediaSource) -> MediaRoot:

@@ -11,22 +11,25 @@ is it, two are ambiguous. Ingest counts the records that it happens to.
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final, Protocol, runtime_checkable
 
+import msgspec
+
 from infra.files import FileState
+from pipelines.ingest.asked import AskedMedia
 from schemas.errors import RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 
 MAX_MEDIUM_BYTES: Final = 2 << 30
 """A medium is read whole; a longer one is refused."""
 
-_PLAIN: Final = re.compile(
+PLAIN_PATH: Final = re.compile(
     r"(?![A-Za-z]:/)(?:(?!\.\.?/)[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+/)*"
     r"(?!\.\.?\Z)[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 )
-"""What stays as it is."""
+"""Paths that `normalize_path` leaves as they are."""
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|^[A-Za-z]:/")
 _EXTENSIONS: Final = {
     MediumKind.IMAGE: frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}),
@@ -38,6 +41,31 @@ _TOO_LARGE: Final = {
     MediumKind.IMAGE: RejectCode.IMAGE_TOO_LARGE,
     MediumKind.VIDEO: RejectCode.VIDEO_TOO_LARGE,
 }
+
+
+@runtime_checkable
+class KnownFile(Protocol):
+    """What is known of a file from an earlier look at it."""
+
+    def holds_for(self, state: FileState) -> bool:
+        """Whether the file is still the one that was looked at."""
+        ...
+
+
+class Fetched(msgspec.Struct, frozen=True, gc=False):
+    """A medium that was found."""
+
+    location: str
+    data: bytes | SampleError | None
+    """All bytes, or why they cannot be read; None where what is known of the file still holds."""
+    num_bytes: int
+    mtime_ns: int
+    etag: str = ""
+
+    @property
+    def state(self) -> FileState:
+        """The state of the file before its bytes were read."""
+        return FileState(self.num_bytes, self.mtime_ns, self.etag)
 
 
 @runtime_checkable
@@ -74,6 +102,40 @@ class MediaRoot(Protocol):
         """
         ...
 
+    def fetch(self, asked: AskedMedia, known: Mapping[str, KnownFile]) -> Iterator[Fetched | SampleError]:
+        """What `find`, `state` and `read` say of media, one after the other, or why one is not found.
+
+        Args:
+            asked: the media.
+            known: by location, what is known already and not read again; it may grow meanwhile.
+        """
+        ...
+
+
+def fetch_by_steps(
+    root: MediaRoot, asked: AskedMedia, known: Mapping[str, KnownFile]
+) -> Iterator[Fetched | SampleError]:
+    """`MediaRoot.fetch`, one step after the other."""
+    return (fetch_one(root, reference, known) for reference in asked.references())
+
+
+def fetch_one(
+    root: MediaRoot, reference: MediumReference, known: Mapping[str, KnownFile]
+) -> Fetched | SampleError:
+    """`MediaRoot.fetch` for one medium, one step after the other."""
+    try:
+        location = root.find(reference)
+        state = root.state(location)
+    except SampleError as error:
+        return error
+    one = known.get(location)
+    if one is not None and one.holds_for(state):
+        return Fetched(location, None, *state)
+    try:
+        return Fetched(location, root.read(location, reference.kind), *state)
+    except SampleError as error:
+        return Fetched(location, error, *state)
+
 
 def normalize_path(path: str) -> str:
     """A path of a record, relative and without `.` and doubled slashes.
@@ -81,7 +143,7 @@ def normalize_path(path: str) -> str:
     Raises:
         SampleError: UNSAFE_PATH when it could mean anything outside the media root.
     """
-    if _PLAIN.fullmatch(path):
+    if PLAIN_PATH.fullmatch(path):
         return path
     pure = PurePosixPath(path)
     if _UNSAFE.search(pure.as_posix()) or pure.is_absolute() or ".." in pure.parts or not pure.parts:

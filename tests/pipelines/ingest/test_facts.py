@@ -7,10 +7,10 @@ from PIL import Image
 
 from operators.image import read_image_facts
 from operators.video import read_video_facts
-from pipelines.ingest.media.facts import read_facts
+from pipelines.ingest.findings import FoundMedium, RejectedMedium
+from pipelines.ingest.media.facts import describe_bytes
 from schemas.digest import sha256_hex
-from schemas.errors import RejectCode, SampleError
-from schemas.medium import MediumFacts
+from schemas.errors import RejectCode
 from schemas.record import MediumKind
 
 
@@ -28,19 +28,16 @@ def clip(tiny_folder):
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
 def test_a_picture_is_described(form):
     data = encode_picture(form)
-    facts = read_image_facts(data)
-    expected = MediumFacts(
-        sha256_hex(data), MediumKind.IMAGE, facts.format.extension, len(data), facts.width_px, facts.height_px
-    )
-    assert read_facts(data, MediumKind.IMAGE) == expected
-    assert (expected.width_px, expected.height_px) == (11, 8)
+    extension = read_image_facts(data).format.extension
+    expected = FoundMedium(sha256_hex(data), "image", extension, len(data), 11, 8, 0.0, "a/b.jpg")
+    assert describe_bytes(data, MediumKind.IMAGE, "a/b.jpg") == expected
 
 
 def test_a_clip_is_described(clip):
-    facts = read_video_facts(clip)
-    expected = MediumFacts(sha256_hex(clip), MediumKind.VIDEO, "mp4", len(clip), 32, 32, facts.duration_s)
-    assert read_facts(clip, MediumKind.VIDEO) == expected
-    assert facts.duration_s > 1
+    duration_s = read_video_facts(clip).duration_s
+    expected = FoundMedium(sha256_hex(clip), "video", "mp4", len(clip), 32, 32, duration_s, "v")
+    assert describe_bytes(clip, MediumKind.VIDEO, "v") == expected
+    assert duration_s > 1
 
 
 @pytest.mark.parametrize("kind", MediumKind)
@@ -48,13 +45,14 @@ def test_a_clip_is_described(clip):
     ("data", "code"), [(b"", RejectCode.EMPTY_FILE), (b"<html></html>", RejectCode.UNKNOWN_FORMAT)]
 )
 def test_what_is_no_medium_has_a_code(kind, data, code):
-    with pytest.raises(SampleError) as caught:
-        read_facts(data, kind)
-    assert caught.value.code is code
+    found = describe_bytes(data, kind, "sub/a.jpg")
+    assert isinstance(found, RejectedMedium)
+    assert found.code is code
+    assert found.message.startswith("'sub/a.jpg': ")
 
 
 def test_a_medium_of_the_other_kind_has_a_code(clip):
     for data, kind in ((clip, MediumKind.IMAGE), (encode_picture("PNG"), MediumKind.VIDEO)):
-        with pytest.raises(SampleError) as caught:
-            read_facts(data, kind)
-        assert caught.value.code is RejectCode.WRONG_KIND
+        found = describe_bytes(data, kind, "a")
+        assert isinstance(found, RejectedMedium)
+        assert found.code is RejectCode.WRONG_KIND

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.files import FileState
+from pipelines.ingest.asked import AskedMedia
 from pipelines.ingest.media import folder as media_folder
 from pipelines.ingest.media import root as media_root
 from pipelines.ingest.media.folder import MediaFolder
-from pipelines.ingest.media.root import normalize_path
+from pipelines.ingest.media.root import fetch_one, normalize_path
 from schemas.errors import RejectCode, SampleError
 from schemas.record import MediumKind, MediumReference
 
@@ -264,7 +265,118 @@ def test_a_folder_is_followed_once(folder, monkeypatch):
     for name in ("b.PNG", "two.gif", "two.jpg"):
         root.state(root.find(image(f"sub/{name}")))
         root.read(f"sub/{name}", MediumKind.IMAGE)
+        list(root.fetch(AskedMedia(MediumKind.IMAGE, False, [f"sub/{name}"]), {}))
     assert len(followed) == 1
+
+
+class Known:
+    """A file that is known in one state."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def holds_for(self, state):
+        return state == self.state
+
+
+HOSTILE = (
+    "a.jpg", "sub/b.PNG", "sub/b.jpg", "./a.jpg", "sub//b.PNG", "sub/./b.PNG", "/a.jpg", "//a.jpg",
+    "sub/../a.jpg", "../secret.jpg", "", ".", "sub", "sub/", "gone.jpg", "sub/gone.jpg", "gone/gone.jpg",
+    "a.jpg/x.jpg", "a.jpg\n", "sub\\b.PNG", "inside.jpg", "outside.jpg", "absolute.jpg", "dangling.jpg",
+    "loop.jpg", "null.jpg", "pipe.jpg", "linked/b.PNG", "linked/b.jpg", "neighbour/c.jpg", "also/d.jpg",
+    "also/back.jpg", "sub/two.png", "v_y", "v_x", "sub/v_x.pkl", "long.jpg", "empty.jpg", "x" * 300,
+    "sub/" + "x" * 300, "\ud800.jpg",
+)  # fmt: skip
+
+
+@pytest.fixture
+def hostile(folder, tmp_path):
+    """Everything that a folder can hold."""
+    (tmp_path / "also").mkdir()
+    (tmp_path / "also/d.jpg").write_bytes(b"d")
+    (tmp_path / "also/back.jpg").symlink_to("../root2/c.jpg")
+    links = {
+        "inside.jpg": "sub/../a.jpg",
+        "outside.jpg": "../secret.jpg",
+        "absolute.jpg": tmp_path / "secret.jpg",
+        "dangling.jpg": "nowhere.jpg",
+        "loop.jpg": "loop.jpg",
+        "null.jpg": "/dev/null",
+        "linked": "sub",
+        "neighbour": "../root2",
+        "also": tmp_path / "also",
+    }
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "long.jpg").write_bytes(b"0123456789")
+    (folder / "empty.jpg").write_bytes(b"")
+    return MediaFolder(folder, [str(tmp_path / "also")])
+
+
+def tell(fetched):
+    """What can be compared."""
+    if isinstance(fetched, SampleError):
+        return fetched.code, fetched.message
+    data = fetched.data
+    data = (data.code, data.message) if isinstance(data, SampleError) else data
+    return fetched.location, fetched.state, data
+
+
+@pytest.mark.parametrize("kind", MediumKind)
+@pytest.mark.parametrize("by_stem", [False, True])
+def test_what_is_fetched_is_what_the_steps_say(hostile, monkeypatch, kind, by_stem):
+    monkeypatch.setattr(media_folder, "SHORT_BYTES", 6)
+    asked = AskedMedia(kind, by_stem, [*HOSTILE, *HOSTILE[::-1]])
+    expected = [tell(fetch_one(hostile, reference, {})) for reference in asked.references()]
+    fetched = list(map(tell, hostile.fetch(asked, {})))
+    assert fetched == expected
+    assert fetched == list(map(tell, MediaFolder(hostile.url, [f"{hostile.url}/../also"]).fetch(asked, {})))
+    found = {one[0]: one[1] for one in fetched if len(one) == 3}
+    assert len(found) > (3 if by_stem else 6)
+    known = {location: Known(state) for location, state in found.items()}
+    expected = [(*one[:2], None) if len(one) == 3 else one for one in fetched]
+    assert list(map(tell, hostile.fetch(asked, known))) == expected
+    changed = {location: Known(None) for location in found}
+    assert list(map(tell, hostile.fetch(asked, changed))) == fetched
+
+
+def test_a_short_file_in_a_folder_that_is_known_is_opened_once(folder, monkeypatch):
+    root = MediaFolder(folder)
+    names = ["sub/b.PNG", "sub/two.gif", "sub/two.jpg"]
+    asked = AskedMedia(MediumKind.IMAGE, False, names)
+    list(root.fetch(asked, {}))
+    calls = []
+    for name in ("open", "fstat", "read", "close", "lstat", "stat"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, real=real, name=name: calls.append(name) or real(*given))
+    assert [one.data for one in root.fetch(asked, {})] == [b"b", b"2", b"1"]
+    assert calls == ["open", "fstat", "read", "close"] * 3
+
+
+def test_a_link_that_took_the_place_of_a_file_is_not_fetched(folder):
+    root = MediaFolder(folder)
+    asked = AskedMedia(MediumKind.IMAGE, False, ["a.jpg"])
+    assert [one.data for one in root.fetch(asked, {})] == [b"a"]
+    (folder / "a.jpg").unlink()
+    (folder / "a.jpg").symlink_to("../secret.jpg")
+    assert [one.code for one in root.fetch(asked, {})] == [RejectCode.UNSAFE_PATH]
+
+
+def test_a_file_that_grows_or_fails_while_it_is_fetched_is_unreadable(folder, monkeypatch):
+    root = MediaFolder(folder)
+    asked = AskedMedia(MediumKind.IMAGE, False, ["a.jpg"])
+    real, open_before = os.read, set(os.listdir("/proc/self/fd"))
+    list(root.fetch(asked, {}))
+    monkeypatch.setattr(os, "read", lambda descriptor, length: real(descriptor, length) + b"x")
+    assert [tell(one)[2][0] for one in root.fetch(asked, {})] == [RejectCode.UNREADABLE_FILE]
+
+    def fail(descriptor, length):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "read", fail)
+    assert [tell(one)[2][0] for one in root.fetch(asked, {})] == [RejectCode.UNREADABLE_FILE]
+    assert set(os.listdir("/proc/self/fd")) == open_before
 
 
 PARTS = st.lists(st.sampled_from(["..", ".", "", "/", "a", "\\", "~", "\0", "C:", "b.jpg", " "]), max_size=6)

@@ -5,14 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
+from fetches import watch_fetches
 from few_media import make_picture, talk, write_media
+from msgspec import structs
 from watched_storage import DiedError, MortalStorage
 
 from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest import scan
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.media.folder import MediaFolder
 from pipelines.ingest.retry import retry
 from pipelines.ingest.tables import read_media, read_quarantine
 from pipelines.shard.flow import shard
@@ -51,13 +52,7 @@ def buckets(monkeypatch):
 def opened(monkeypatch):
     """The media that are opened, in order."""
     seen = []
-    real = MediaFolder.read
-
-    def read(self, location, kind):
-        seen.append(location)
-        return real(self, location, kind)
-
-    monkeypatch.setattr(MediaFolder, "read", read)
+    watch_fetches(monkeypatch, lambda fetched: seen.append(fetched.location) or fetched)
     return seen
 
 
@@ -201,11 +196,11 @@ def test_a_bad_medium_is_not_read_again_and_stays_rejected(recipe, storage, open
 
 @pytest.mark.parametrize("code", [RejectCode.UNREADABLE_FILE, RejectCode.DECODER_TIMEOUT])
 def test_what_may_pass_is_tried_again(recipe, storage, monkeypatch, code):
-    def refuse(self, location, kind):
-        raise SampleError(code, f"{location}: not today")
+    def refuse(fetched):
+        return structs.replace(fetched, data=SampleError(code, f"{fetched.location}: not today"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(MediaFolder, "read", refuse)
+        watch_fetches(patch, refuse)
         (totals,) = ingest(recipe, storage, SerialEngine()).manifest.sources
         assert totals.rejects == {code.value: 12}
     mended = retry(recipe, storage, SerialEngine())

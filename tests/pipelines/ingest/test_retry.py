@@ -4,13 +4,13 @@ import json
 from collections import Counter
 
 import pytest
+from fetches import watch_fetches
 from watched_storage import read_objects
 
 from infra.storage import LocalStorage
 from pipelines.engine import SerialEngine
 from pipelines.ingest import tables
 from pipelines.ingest.flow import ingest
-from pipelines.ingest.media.folder import MediaFolder
 from pipelines.ingest.retry import retry
 from pipelines.ingest.tables import read_quarantine
 from schemas.configuration import build
@@ -65,13 +65,7 @@ def test_a_retry_gives_what_a_whole_ingest_gives(
 def test_only_media_of_rejected_rows_are_opened(tiny_recipe, tiny_folder, storage, monkeypatch):
     ingest(tiny_recipe, storage, SerialEngine())
     opened = []
-    real = MediaFolder.read
-
-    def read(self, location, kind):
-        opened.append(location)
-        return real(self, location, kind)
-
-    monkeypatch.setattr(MediaFolder, "read", read)
+    watch_fetches(monkeypatch, lambda fetched: opened.append(fetched.location) or fetched)
     mend_files(tiny_folder)
     retry(tiny_recipe, storage, SerialEngine())
     # 0.jpg, of the empty answer, and the clip called a picture have not changed since they were probed
