@@ -33,6 +33,7 @@ def build_app() -> typer.Typer:
         evaluating,
         exporting,
         generating,
+        importing,
         inspecting,
         planning,
         reporting,
@@ -51,7 +52,7 @@ def build_app() -> typer.Typer:
     )
     for module in (
         *(demo_command, doctor_command, planning, data, retrying, upkeep, auditing, reporting),
-        *(counting, training, sweeping, generating, evaluating, exporting),
+        *(counting, training, sweeping, generating, evaluating, importing, exporting),
         *(inspecting, analyzing, bench_command),
     ):
         module.register(app)

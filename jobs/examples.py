@@ -24,6 +24,7 @@ EXAMPLES: Final = {
     "sweep": ("onetoken sweep sweep.yaml --engine ray --ray-address auto",),
     "generate": ('onetoken generate runs/stage2 --image cat.jpg "What is the cat doing?"',),
     "evaluate": ("onetoken evaluate runs/stage2 --corpus corpus",),
+    "import": ("onetoken import llava.yaml",),
     "export": ("onetoken export runs/stage2 exported",),
     "inspect": (
         "onetoken inspect corpus",

@@ -22,7 +22,7 @@ GROUP = typer.main.get_group(build_app())
 VERBS = {
     *("demo", "doctor", "plan", "ingest", "shard", "featurize", "build", "retry"),
     *("verify", "audit", "diff", "report", "gc", "lengths", "train", "sweep", "generate"),
-    *("evaluate", "inspect", "export", "analyze", "bench"),
+    *("evaluate", "inspect", "import", "export", "analyze", "bench"),
 }
 
 
