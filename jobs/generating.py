@@ -44,6 +44,8 @@ def generate_command(
 ) -> None:
     """See the help in the registration."""
     medium, chosen = choose_medium(image, video), read_reducer(reducer)
+    if medium is None and encoder is not None:
+        raise ConfigError("--encoder goes with --image or --video; without a medium no encoder is loaded")
     text = answer_question(checkpoint, medium, question, encoder, max_new_tokens, chosen)
     print_result([text], as_json, {"question": question, "answer": text})
 

@@ -15,6 +15,7 @@ from jobs.options import read_reducer
 from pipelines.evaluate.harness_requests import Request, answer_requests, answer_rounds, weigh_request
 from pipelines.evaluate.responder import Responder
 from pipelines.train.checkpoint import open_checkpoint
+from pipelines.train.precision import take_device
 from pipelines.train.untrained import with_reducer
 from schemas.errors import ConfigError
 
@@ -43,7 +44,7 @@ class HarnessModel(_Base):
             encoder: where the encoder is now, if it moved.
             reducer: reduce tokens without training.
             batch_size: questions at once.
-            device: cpu or cuda; by default as the checkpoint's configuration says.
+            device: cpu, cuda or one of several, `cuda:1`; by default as the checkpoint's configuration says.
             ignored: what the harness hands to every model; nothing but `max_batch_size` is accepted.
 
         Raises:
@@ -59,7 +60,7 @@ class HarnessModel(_Base):
             raise ConfigError("the model runs in one process; start lmms-eval without `accelerate launch`")
         opened = with_reducer(open_checkpoint(Path(checkpoint)), read_reducer(reducer))
         if device is not None:
-            run = opened.config.run.model_copy(update={"device": device.partition(":")[0]})
+            run = take_device(opened.config.run, device)
             opened = replace(opened, config=opened.config.model_copy(update={"run": run}))
         self.responder = Responder(opened, encoder)
         if not str(batch_size).isdecimal():

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
@@ -22,8 +23,10 @@ class SoftStop:
     If that takes longer than the deadline, the process ends with exit status 1; what was saved before stays.
     """
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, tell: Callable[[], object] = bool) -> None:
+        """Listen for a wish; `tell` is called once it comes, where others have to hear of it."""
         self._deadline_s = deadline_s
+        self._tell = tell
         self._asked = threading.Event()
         self._timer: threading.Timer | None = None
         self._before: Any = None
@@ -50,6 +53,7 @@ class SoftStop:
         self._timer = threading.Timer(self._deadline_s, self._give_up)
         self._timer.daemon = True
         self._timer.start()
+        self._tell()
 
     def _give_up(self) -> None:
         sys.stderr.write(f"error: not saved within {self._deadline_s:.0f} s of SIGTERM; --resume goes on\n")

@@ -1,21 +1,21 @@
 """One run of a sweep, wherever an engine puts it: training, evaluation on held-out shards, costs."""
 
 import gc
-import json
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jobs.console import Reporter
 from jobs.training import run_training
-from jobs.training_data import count_frame_tokens, read_spec
+from jobs.training_data import read_spec
 from schemas.errors import MismatchError
 from schemas.sweep import Outcome, SourceScore, Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from pipelines.evaluate.by_source import SourceResult
+    from pipelines.train.metrics import StepReport
 
 LOG_NAME: Final = "log.txt"
 
@@ -32,6 +32,8 @@ def train_variant(variant: Variant) -> Outcome:
     from pipelines.evaluate.by_source import add_up, evaluate_sources
     from pipelines.sweep.costs import estimate_costs
     from pipelines.train.checkpoint import open_checkpoint
+    from pipelines.train.metrics import read_reports
+    from pipelines.train.shape import count_frame_tokens
 
     config, out = variant.config, Path(variant.config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,7 @@ def train_variant(variant: Variant) -> Outcome:
         spec = read_spec(storage, manifest, variant.spec)
         costs = estimate_costs(config, spec)
     whole = add_up(found.values())
-    measured_bytes, hours = _read_metrics(out / "metrics.jsonl", trained.num_steps)
+    measured_bytes, hours = _measure(read_reports(out), trained.num_steps)
     return Outcome(
         steps=trained.num_steps,
         train_loss=trained.last_loss,
@@ -87,11 +89,10 @@ def _after_others() -> "Generator[None]":
         torch.set_num_threads(num_threads)
 
 
-def _read_metrics(path: Path, num_steps: int) -> tuple[int, float]:
+def _measure(reports: "Sequence[StepReport]", num_steps: int) -> tuple[int, float]:
     """The most memory of the logged steps, and the hours of all steps at their mean time."""
-    reports = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    mean_s = sum(report["step_s"] for report in reports) / len(reports)
-    return max(report["memory_bytes"] for report in reports), num_steps * mean_s / 3600
+    mean_s = sum(report.step_s for report in reports) / len(reports)
+    return max(report.memory_bytes for report in reports), num_steps * mean_s / 3600
 
 
 def _score(found: "dict[str, SourceResult]") -> dict[str, SourceScore]:

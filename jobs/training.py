@@ -1,6 +1,5 @@
 """`onetoken train`: stage 1 or 2 from cached features, or from media with the encoder in the loop."""
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,7 @@ from jobs.options import JsonOption, RayAddressOption, read_configuration
 from jobs.stopping import SoftStop
 from jobs.totals import in_counts
 from jobs.training_data import (
+    check_context,
     count_left_out,
     count_tokens,
     hold_out,
@@ -25,7 +25,7 @@ from schemas.errors import ConfigError, ConflictError
 from schemas.training import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pipelines.train.checkpoint import Checkpoint
     from pipelines.train.metrics import StepReport
@@ -165,6 +165,7 @@ def _train_together(
     from pipelines.train.assembly import assemble, restore
     from pipelines.train.checkpoint import check_start_encoder
     from pipelines.train.loop import TrainingRun, train
+    from pipelines.train.metrics import read_reports
     from schemas.checkpoint import RunIdentity
 
     out, group = Path(config.out), None if processes.is_alone else open_cpu_group()
@@ -188,6 +189,7 @@ def _train_together(
     stream = open_stream(
         config, data, lengths, rank=processes.rank, world_size=processes.world_size, reader=reader
     )
+    check_context(config, stream, assembly.model.llm.config)
     if stream.catalog.left_out:
         say(f"some examples are left out for what they say: {in_counts(stream.catalog.left_out)}")
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
@@ -204,7 +206,7 @@ def _train_together(
     processes.wait()
     show = _show_step(reporter, config.stage, num_steps) if processes.is_first else None
     folder = train(run, checkpoint, show)
-    losses = _mean_losses(out / "metrics.jsonl")
+    losses = _mean_losses(read_reports(out))
     left_out = count_left_out(stream)
     return TrainingResult(folder, num_steps, *losses, left_out, is_first=processes.is_first)
 
@@ -234,14 +236,13 @@ def _say_nothing(_: str) -> None:
 
 def _show_step(reporter: Reporter, stage: int, num_steps: int) -> "Callable[[StepReport], None]":
     def show(report: "StepReport") -> None:
-        detail = f"loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s"
-        reporter.show(f"train stage {stage}", report.step, num_steps, detail)
+        reporter.show(f"train stage {stage}", report.step, num_steps, report.in_words)
 
     return show
 
 
-def _mean_losses(path: Path) -> tuple[float, float]:
+def _mean_losses(reports: "Sequence[StepReport]") -> tuple[float, float]:
     """Mean loss of the first and of the last tenth of a run's logged steps."""
-    losses = [float(json.loads(line)["loss"]) for line in path.read_text("utf-8").splitlines()]
+    losses = [report.loss for report in reports]
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth

@@ -112,22 +112,6 @@ def read_spec(storage: Storage, manifest: Manifest, digest: str) -> FeatureSpec:
     return parse_stored(read_object(storage, entry), FeatureSpec, f"{storage.url}/{entry.path}")
 
 
-def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
-    """What a frame takes in the language model's sequence; at most, where it depends on the picture."""
-    from operators.reducers import bound_frame_tokens
-    from operators.views import VIEWS_PER_PICTURE
-
-    reducer, stored = config.model.reducer, spec.encoder.num_patches
-    if spec.reducer != "none":
-        stored = bound_frame_tokens(spec.reducer, stored)
-    if reducer.name == "query" and config.stage == 2:
-        return config.model.grid**2
-    if reducer.is_trained:
-        return stored if config.stage == 1 else reducer.num_tokens
-    views = VIEWS_PER_PICTURE[spec.image_views] if config.data.views == "all" else 1
-    return views * (stored if reducer.name == "all" else bound_frame_tokens(reducer, stored))
-
-
 def open_reader(config: TrainConfig, data: TrainingData) -> "FeatureReader | None":
     """What takes the place of the cache where a configuration asks for it: the encoder, or a reducer.
 
@@ -185,6 +169,7 @@ def open_stream(
 ) -> "FeatureStream":
     """The examples that a run trains on, in its order; `reader` takes the place of the cache."""
     from pipelines.stream.stream import FeatureStream
+    from pipelines.train.shape import count_frame_tokens
 
     stream = FeatureStream(
         data.storage,
@@ -208,6 +193,27 @@ def _choose_reader(stream: "FeatureStream", config: TrainConfig, reader: "Featur
     stream.reader = reader or stream.reader
     if choose_device(config.run).type == "cuda" and not config.data.workers:
         stream.reader.pin_memory()
+
+
+def check_context(config: TrainConfig, stream: "FeatureStream", llm_config: object) -> None:
+    """Refuse a run with examples that are longer than what its language model was made to read.
+
+    Clips count as long as their containers say; a language model that states no limit has none.
+
+    Raises:
+        ConfigError: naming the longest example.
+    """
+    context: int | None = getattr(llm_config, "max_position_embeddings", None)
+    lengths = stream.catalog.table.lengths
+    row = int(lengths.argmax())
+    if context is None or int(lengths[row]) <= context:
+        return
+    raise ConfigError(
+        f"{int((lengths > context).sum())} examples are longer than the {context} tokens that `model.llm: "
+        f"{config.model.llm}` reads; the longest, {stream.loader.read_text(row).example_id}, has "
+        f"{int(lengths[row])}, those of its media among them; read fewer frames (`data.frames`), or fewer "
+        "tokens of each (`model.grid`, `model.reducer`), or lower `data.max_tokens`"
+    )
 
 
 def count_left_out(stream: "FeatureStream") -> dict[str, int]:
@@ -246,6 +252,7 @@ def hold_out(
 
     from pipelines.stream.stream import FeatureStream
     from pipelines.stream.together import stop_together
+    from pipelines.train.shape import count_frame_tokens
 
     if config.run.evaluate_every is None:
         return None

@@ -4,13 +4,12 @@ Both runs have written a line of metrics for every step. The first step is left 
 the others use. Memory is what each process took by itself, so the runs must be of two processes.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from pipelines.train.metrics import read_reports
 from schemas.errors import MismatchError
 
 
@@ -49,14 +48,13 @@ class Comparison:
 
 def read_run(out: Path) -> RunFigures:
     """The figures of a run that lies below a folder."""
-    text = (out / "metrics.jsonl").read_text("utf-8")
-    lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
-    timed = lines[1:] or lines
+    reports = read_reports(out)
+    timed = reports[1:] or reports
     return RunFigures(
-        losses=tuple(float(line["loss"]) for line in lines),
-        step_s=median(float(line["step_s"]) for line in timed),
-        wait_s=median(float(line["data_wait_s"]) for line in timed),
-        memory_bytes=max((int(line["memory_bytes"]) for line in lines), default=0),
+        losses=tuple(report.loss for report in reports),
+        step_s=median(report.step_s for report in timed),
+        wait_s=median(report.data_wait_s for report in timed),
+        memory_bytes=max((report.memory_bytes for report in reports), default=0),
     )
 
 

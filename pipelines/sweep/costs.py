@@ -17,12 +17,11 @@ from torch.utils.flop_counter import (
 from transformers import PretrainedConfig
 
 from operators.costs.published import TEXT_TOKENS
-from operators.reducers import bound_frame_tokens
-from operators.views import VIEWS_PER_PICTURE
 from pipelines.train.fake_model import build_fake_model
 from pipelines.train.known_llms import find_llm_config
 from pipelines.train.precision import computing, dtype_of
 from pipelines.train.predict import CPU, StepShape, largest_step, make_batch, predict
+from pipelines.train.shape import count_patches, count_views
 from schemas.feature import FeatureSpec
 from schemas.training import TrainConfig
 
@@ -48,20 +47,11 @@ def estimate_costs(config: TrainConfig, spec: FeatureSpec) -> ModelCosts:
         largest_step(config),
         num_patches=count_patches(config, spec),
         encoder_width=spec.encoder.width,
-        views_per_frame=VIEWS_PER_PICTURE[spec.image_views] if config.data.views == "all" else 1,
+        views_per_frame=count_views(config, spec),
     )
     peak = predict(llm, config, step).peak
     one = replace(step, num_examples=1, num_tokens=TEXT_TOKENS + 1, num_labels=1, num_frames=1)
     return ModelCosts(count_flops(llm, config, one), peak)
-
-
-def count_patches(config: TrainConfig, spec: FeatureSpec) -> int:
-    """Tokens of a view that reach the model; at most, where it depends on the picture."""
-    stored = spec.encoder.num_patches
-    if spec.reducer != "none":
-        stored = bound_frame_tokens(spec.reducer, stored)
-    reducer = config.model.reducer
-    return bound_frame_tokens(reducer, stored) if reducer.needs_focus else stored
 
 
 def count_flops(llm: PretrainedConfig, config: TrainConfig, step: StepShape) -> float:

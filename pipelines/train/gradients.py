@@ -84,7 +84,7 @@ def accumulate_gradients(
         cast(Any, share).backward()
     loss, all_flops = processes.add([math.nan if bad_ids else total, flops])
     if not math.isfinite(loss):
-        ids = ", ".join(bad_ids) or "of another process"
+        ids = ", ".join(processes.collect(bad_ids))
         raise DivergedError(f"the loss of a batch is {loss}, with examples {ids}; {ADVICE}")
     return StepGradients(loss, num_labels, num_tokens, num_examples, all_flops)
 

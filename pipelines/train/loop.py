@@ -150,7 +150,8 @@ def _take_step(
     gradients = accumulate_gradients(run.assembly, micro_batches, dtype_of(run.config.run), run.processes)
     grad_norm = float(optimizer.end_step())
     if not math.isfinite(grad_norm):
-        ids = ", ".join(example.example_id for examples in micro_batches for example in examples)
+        mine = [example.example_id for examples in micro_batches for example in examples]
+        ids = ", ".join(run.processes.collect(mine))
         raise DivergedError(f"the gradient of step {step + 1} is not finite, with examples {ids}; {ADVICE}")
     device = choose_device(run.config.run)
     step_s, peak = time.perf_counter() - started_s, peak_flops(device)

@@ -1,13 +1,17 @@
 """What a step of training reports, and what keeps it: `metrics.jsonl`, an object a line, and TensorBoard."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import tensorboardX  # pyright: ignore[reportMissingTypeStubs]
 
 from schemas.errors import CorruptError
+
+METRICS_NAME: Final = "metrics.jsonl"
+_TAIL_BYTES: Final = 2**16
+"""In which the last line surely is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +53,58 @@ class StepReport:
         return self.num_tokens / self.step_s
 
     @property
+    def in_words(self) -> str:
+        """What a person watches."""
+        return f"loss {self.loss:.3f}  {self.tokens_per_s:,.0f} tokens/s"
+
+    @property
     def data_wait_share(self) -> float:
         """Share of the step spent waiting for examples."""
         return self.data_wait_s / self.step_s
+
+
+_KEPT: Final = tuple(field.name for field in fields(StepReport))
+"""What a line says of a report; the rest of it follows from these."""
+
+
+def read_reports(out: Path) -> list[StepReport]:
+    """The reports that a run has kept below its folder; a line that was cut off by a kill is none.
+
+    Raises:
+        CorruptError: a whole line is no report.
+    """
+    path = out / METRICS_NAME
+    return [_parse(line, path) for line in _whole_lines(path)]
+
+
+def read_last_report(out: Path) -> StepReport | None:
+    """The newest of them, of a run that is at work; the file is not read to find it.
+
+    Raises:
+        CorruptError: the line is no report.
+    """
+    path = out / METRICS_NAME
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    return _parse(whole[-1], path) if whole else None
+
+
+def _whole_lines(path: Path) -> list[str]:
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def _parse(line: str, path: Path) -> StepReport:
+    try:
+        values = json.loads(line)
+        return StepReport(**{name: values[name] for name in _KEPT if name in values})
+    except (ValueError, TypeError) as error:
+        message = f"{path} holds the line {line[:60]!r}, which is no step; move the file away"
+        raise CorruptError(message) from error
 
 
 class Metrics:
@@ -63,7 +116,7 @@ class Metrics:
         Raises:
             CorruptError: a whole line of `metrics.jsonl` is not one of ours.
         """
-        self._lines = MetricsFile(out / "metrics.jsonl", num_kept_steps)
+        self._lines = MetricsFile(out / METRICS_NAME, num_kept_steps)
         self._board = cast(Any, tensorboardX).SummaryWriter(
             str(out / "tensorboard"), purge_step=num_kept_steps + 1
         )
@@ -93,9 +146,8 @@ class MetricsFile:
         """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        path.write_text("".join(line for line in whole if self._step_of(line) <= num_kept_steps), "utf-8")
+        kept = [line for line in _whole_lines(path) if _parse(line, path).step <= num_kept_steps]
+        path.write_text("".join(kept), "utf-8")
 
     def append(self, report: StepReport) -> None:
         """Add a line."""
@@ -110,10 +162,3 @@ class MetricsFile:
             "examples_per_s": round(report.examples_per_s, 3),
             "data_wait_share": round(report.data_wait_share, 4),
         }
-
-    def _step_of(self, line: str) -> int:
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            message = f"{self._path} holds the line {line[:60]!r}, which is no step; move the file away"
-            raise CorruptError(message) from error

@@ -24,6 +24,20 @@ def choose_device(run: RunConfig) -> torch.device:
     return torch.device("cuda" if has_cuda and run.device != "cpu" else "cpu")
 
 
+def take_device(run: RunConfig, name: str) -> RunConfig:
+    """The same run on the device that torch calls `name`: of several GPUs the numbered one is this process's.
+
+    Raises:
+        ConfigError: it is neither the CPU nor a CUDA device.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
+        raise ConfigError(f"no device {name!r} is known here; write cpu, cuda or cuda:1")
+    if kind == "cuda" and number:
+        torch.cuda.set_device(int(number))
+    return run.model_copy(update={"device": kind})
+
+
 def dtype_of(run: RunConfig) -> torch.dtype:
     """What layers compute in."""
     return torch.bfloat16 if run.dtype == "bfloat16" else torch.float32

@@ -44,6 +44,14 @@ class Processes:
         """The largest of all processes, place by place."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
+    def collect(self, words: Sequence[str]) -> list[str]:
+        """The words of all processes, in the order of their ranks."""
+        if self.is_alone:
+            return list(words)
+        told: list[list[str]] = [[] for _ in range(self.world_size)]
+        cast(Any, dist).all_gather_object(told, list(words))
+        return [word for one in told for word in one]
+
     def wait(self) -> None:
         """Come back when all processes are here."""
         self.add([0.0])

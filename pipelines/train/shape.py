@@ -5,6 +5,9 @@ from typing import Literal
 
 from operators.positions import PositionMode
 from operators.prefusion import PrefusionInit
+from operators.reducers import bound_frame_tokens
+from operators.views import VIEWS_PER_PICTURE
+from schemas.feature import FeatureSpec
 from schemas.reducer import ReducerConfig
 from schemas.training import TrainConfig
 
@@ -66,3 +69,29 @@ def plan_of(config: TrainConfig) -> ActivationPlan:
         frames_per_chunk=config.memory.frames_per_chunk,
         packed=config.data.unit == "pack",
     )
+
+
+def count_patches(config: TrainConfig, spec: FeatureSpec) -> int:
+    """Tokens of a view that reach the model; at most, where it depends on the picture."""
+    stored = spec.encoder.num_patches
+    if spec.reducer != "none":
+        stored = bound_frame_tokens(spec.reducer, stored)
+    reducer = config.model.reducer
+    return bound_frame_tokens(reducer, stored) if reducer.needs_focus else stored
+
+
+def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
+    """What a frame takes in the language model's sequence; at most, where it depends on the picture."""
+    reducer, patches = config.model.reducer, count_patches(config, spec)
+    if reducer.name == "query" and config.stage == 2:
+        return config.model.grid**2
+    if reducer.is_trained:
+        return patches if config.stage == 1 else reducer.num_tokens
+    if reducer.name != "all" and not reducer.needs_focus:
+        patches = bound_frame_tokens(reducer, patches)
+    return count_views(config, spec) * patches
+
+
+def count_views(config: TrainConfig, spec: FeatureSpec) -> int:
+    """Views of a picture that the model reads."""
+    return VIEWS_PER_PICTURE[spec.image_views] if config.data.views == "all" else 1

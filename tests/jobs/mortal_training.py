@@ -1,12 +1,13 @@
 """`onetoken train --engine ray` with a worker that waits for its death; for the tests of lost workers.
 
 Every worker leaves an empty file `began+STEP+WORLD+RANK` when it takes its first step. The first time that
-step `HELD_STEP` is reached and a checkpoint lies on the disk, the last worker leaves `held+PROCESS` and
+step `HELD_STEP` is reached and a checkpoint lies on the disk, the last worker leaves `held+HOST+PROCESS` and
 goes no further: the others wait for it in an exchange of gradients until the test has killed it.
 """
 
 import importlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -54,20 +55,20 @@ class MortalWorker:
         while not any(out.glob("step-*")):
             assert time.monotonic() < deadline
             time.sleep(POLL_S)
-        (self.notes / f"held+{os.getpid()}").touch()
+        (self.notes / f"held+{socket.gethostname()}+{os.getpid()}").touch()
         time.sleep(HOLD_LIMIT_S)
         raise AssertionError("nobody killed this worker")
 
 
 def run_watched(
-    notes: Path, work: Callable[[dict[str, Any]], None], arguments: dict[str, Any], **settings: Any
+    notes: Path, work: Callable[[dict[str, Any]], None], arguments: dict[str, Any], plan: Any, **told: Any
 ) -> None:
     """`run_on_workers`, with workers that are watched; Ray is connected by now."""
     import mortal_training
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(mortal_training)
-    ray_train.run_on_workers(mortal_training.MortalWorker(work, notes), arguments, **settings)
+    ray_train.run_on_workers(mortal_training.MortalWorker(work, notes), arguments, plan, **told)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def write_encoder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_llm(folder: Path) -> Path:
+def write_llm(folder: Path, max_length: int = 4096) -> Path:
     texts = [QUESTION, *COLORS]
     vocabulary = train_tokenizer(texts, folder, vocabulary_size=300).get_vocab()
     save_language_model(
@@ -92,7 +92,7 @@ def write_llm(folder: Path) -> Path:
         bos_id=vocabulary[BEGIN],
         eos_id=vocabulary[END],
         pad_id=vocabulary[PAD],
-        shape=LanguageModelShape(width=32, mlp_width=64),
+        shape=LanguageModelShape(width=32, mlp_width=64, max_length=max_length),
     )
     return folder
 

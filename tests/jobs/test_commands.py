@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_job import QUESTION, SmallJob, run_onetoken, talk, write_picture, write_yaml
+from small_job import QUESTION, SmallJob, run_onetoken, talk, write_llm, write_picture, write_yaml
 
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import open_checkpoint
@@ -18,6 +19,7 @@ from schemas.record import Turn
 
 STAGES = ("ingest", "shard", "featurize", "build")
 UPKEEP = ("verify", "diff", "gc", "report")
+NUM_PATCHES = 576
 VERBS = (*STAGES, *UPKEEP, "lengths", "train", "generate", "inspect", "demo", "bench")
 FAILED, USAGE, OVER_BUDGET = 1, 2, 3
 
@@ -311,6 +313,22 @@ def test_examples_that_are_all_too_long_are_told(trained, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_example_beyond_the_context_is_told(trained, tmp_path):
+    """Texts are short, and with the patches of their pictures longer than what the language model reads."""
+    llm = tmp_path / "llm"
+    config = write_training(trained, tmp_path, model={"llm": str(llm)})
+    write_llm(llm, max_length=NUM_PATCHES)
+    refuse(USAGE, f"6 examples are longer than the 576 tokens that `model.llm: {llm}` reads", "train", config)
+    said = run_onetoken("train", config).said
+    longest = int(re.findall(r"the longest, \S+, has (\d+), those of its media among them", said)[0])
+    assert NUM_PATCHES < longest < NUM_PATCHES + 20
+    write_llm(llm, max_length=longest - 1)
+    refuse(USAGE, f"longer than the {longest - 1} tokens", "train", config)
+    assert not (tmp_path / "run").exists()
+    write_llm(llm, max_length=longest)
+    assert run_onetoken("train", config).status == 0
+
+
 def test_training_starts_from_checkpoints_only(trained, tmp_path):
     document = yaml.safe_load(trained.stage(2).read_text()) | {"out": str(tmp_path / "run")}
     document["model"]["start_from"] = str(tmp_path)
@@ -342,6 +360,7 @@ def test_generate_takes_one_medium(trained):
     refuse(USAGE, "no file", *command, "--image", trained.folder / "none.png")
     refuse(USAGE, "no file", *command, "--image", trained.folder)
     refuse(USAGE, "--max-new-tokens", *command, "--image", picture, "--max-new-tokens", 0)
+    refuse(USAGE, "--encoder goes with --image or --video", *command, "--encoder", trained.encoder)
 
 
 def test_generate_answers_what_is_about_no_medium(trained, monkeypatch):

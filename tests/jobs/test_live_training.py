@@ -1,6 +1,5 @@
 """Training from media, the encoder in the loop, against training from the cache."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from small_job import SmallJob, run_onetoken, write_job, write_yaml
 
 from jobs import comparing
 from jobs.training import run_training
+from pipelines.train.metrics import METRICS_NAME, MetricsFile, StepReport, read_reports
 from schemas.configuration import build
 from schemas.errors import ConfigError, ConflictError, MismatchError, WorkError
 from schemas.training import TrainConfig
@@ -38,8 +38,7 @@ def write_config(job: SmallJob, folder: Path, number: int, **sections: object) -
 
 
 def read_losses(folder: Path) -> list[float]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [report.loss for report in read_reports(folder)]
 
 
 @pytest.mark.parametrize(("number", "data"), [(1, {}), (2, {}), (2, HD)], ids=["stage1", "stage2", "hd"])
@@ -92,12 +91,27 @@ def test_one_command_compares(job: SmallJob, tmp_path: Path, monkeypatch: pytest
 
 def write_metrics(folder: Path, losses: list[float], step_s: float, memory_bytes: int) -> Path:
     folder.mkdir()
-    lines = [
-        json.dumps({"loss": loss, "step_s": step_s, "data_wait_s": step_s / 4, "memory_bytes": memory_bytes})
-        for loss in losses
-    ]
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    file = MetricsFile(folder / METRICS_NAME, 0)
+    for step, loss in enumerate(losses, 1):
+        file.append(make_report(step, loss=loss, step_s=step_s, wait_s=step_s / 4, memory_bytes=memory_bytes))
     return folder
+
+
+def make_report(step: int, *, loss: float, step_s: float, wait_s: float, memory_bytes: int) -> StepReport:
+    return StepReport(
+        step=step,
+        epoch=0,
+        loss=loss,
+        grad_norm=1.0,
+        rates={},
+        num_examples=2,
+        num_tokens=20,
+        num_labels=4,
+        step_s=step_s,
+        data_wait_s=wait_s,
+        memory_bytes=memory_bytes,
+        mfu=None,
+    )
 
 
 def test_a_difference_is_told(tmp_path: Path) -> None:

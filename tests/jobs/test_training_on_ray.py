@@ -2,14 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from small_job import NUM_STEPS, SmallJob, run_onetoken, write_yaml
+
+from pipelines.train.checkpoint import open_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 TORCHRUN = Path(sys.executable).with_name("torchrun")
+ONETOKEN = Path(sys.executable).with_name("onetoken")
+MANY = 1_000_000
 
 
 def write_config(job: SmallJob, out: Path, **run: object) -> Path:
@@ -46,6 +52,38 @@ def test_two_workers_train_as_one_process_and_one_goes_on(small_job: SmallJob, t
     assert again.status == 0, again.err
     assert (out / f"step-{NUM_STEPS:06d}").is_dir()
     assert losses_of(out) == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.ray
+def test_what_a_worker_raises_ends_the_run_at_once(small_job: SmallJob, tmp_path: Path) -> None:
+    """Not after so many starts as lost workers are worth, and in the words of a run without Ray."""
+    path = write_config(small_job, tmp_path / "out")
+    path.write_text(path.read_text() + "spec: '0123456789'\n")
+    outcome = run_onetoken("train", path, "--engine", "ray", "--workers", 2)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.said.startswith("error: the corpus has no features of spec 0123456789; it has ")
+    assert "Traceback" not in outcome.err
+    assert "started again" not in outcome.err
+
+
+@pytest.mark.ray
+def test_sigterm_saves_what_workers_learned(small_job: SmallJob, tmp_path: Path) -> None:
+    """The signal comes when a step has been taken, in a run that would last for days; paths are relative."""
+    write_config(small_job, tmp_path / "out", steps=MANY, save_every=MANY, stop_within_s=600)
+    config = yaml.safe_load((tmp_path / "out.yaml").read_text())
+    config |= {"out": "out", "corpus": os.path.relpath(config["corpus"], tmp_path)}
+    write_yaml(tmp_path / "out.yaml", config)
+    command = [ONETOKEN, "train", "out.yaml", "--engine", "ray", "--workers", "2"]
+    metrics = tmp_path / "out/metrics.jsonl"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (metrics.exists() and metrics.read_text().endswith("\n")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate()[1]
+    assert process.returncode == 0, said
+    last = len(losses_of(tmp_path / "out"))
+    assert 1 <= last < MANY
+    assert open_checkpoint(tmp_path / "out").state.step == last
 
 
 def test_torchrun_starts_two_processes(small_job: SmallJob, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from test_stream import DATA, names, open_stream, run
 from tiny_corpus import TinyCorpus, build_corpus
 
 from infra.ray_cluster import ray_cluster
-from infra.ray_train import WorkerPlace, find_worker_place, run_on_workers
+from infra.ray_train import WorkerPlace, WorkerPlan, find_worker_place, run_on_workers
 from infra.storage import LocalStorage
 from pipelines.commit import publish_manifest
 from pipelines.stream.ray_worker import open_worker_stream
@@ -113,14 +113,8 @@ def test_workers_of_ray_train_stop_and_go_on_as_fewer(corpus: TinyCorpus, tmp_pa
             "num_steps": num_steps,
             "out": str(out),
         }
-        run_on_workers(
-            take_steps,
-            arguments,
-            num_workers=num_workers,
-            use_gpu=False,
-            folder=tmp_path / "ray",
-            max_failures=0,
-        )
+        plan = WorkerPlan(num_workers=num_workers, use_gpu=False, folder=tmp_path / "ray", max_failures=0)
+        run_on_workers(take_steps, arguments, plan)
         return [json.loads((out / f"{rank}.json").read_text()) for rank in range(num_workers)]
 
     assert isinstance(corpus.storage, LocalStorage)

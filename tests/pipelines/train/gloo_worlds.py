@@ -7,25 +7,29 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tiny_training import IDENTITY, WIDTH, CountedSteps, color_example, tiny_config
 
-from operators.batch import TrainingExample
+from operators.batch import MediumFeatures, TrainingExample
 from pipelines.train.assembly import assemble, restore
 from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
 from pipelines.train.loop import TrainingRun, train
 from pipelines.train.metrics import StepReport
 from pipelines.train.processes import Processes, join_processes
+from schemas.errors import DivergedError
 
 
 class SharedSteps(CountedSteps):
     """The micro-batches of one of several processes; some are empty where they do not come out even."""
 
-    def __init__(self, processes: Processes, batch: int, micro_batch: int, text_only: str) -> None:
+    def __init__(
+        self, processes: Processes, batch: int, micro_batch: int, text_only: str, poisoned: list[int]
+    ) -> None:
         super().__init__(batch, micro_batch)
-        self.processes, self.text_only = processes, text_only
+        self.processes, self.text_only, self.poisoned = processes, text_only, poisoned
 
     def __iter__(self):
         rank, world_size = self.processes.rank, self.processes.world_size
@@ -42,7 +46,10 @@ class SharedSteps(CountedSteps):
             "all": True,
             "second": index // self.micro_batch % 2 == 1,
         }
-        return color_example(index, frames=1 + index % 3, text_only=is_text[self.text_only])
+        example = color_example(index, frames=1 + index % 3, text_only=is_text[self.text_only])
+        if index not in self.poisoned:
+            return example
+        return replace(example, media=(MediumFeatures(example.media[0].patches * float("nan")),))
 
 
 def run_rank(job: dict, rank: int, port: int) -> None:
@@ -56,7 +63,8 @@ def run_rank(job: dict, rank: int, port: int) -> None:
         found = latest_checkpoint(Path(job["out"])) if job["resume"] else None
         checkpoint = open_checkpoint(found) if found else None
         assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, WIDTH)
-        source = SharedSteps(processes, config.data.batch, config.data.micro_batch, job["text_only"])
+        batch, micro_batch = config.data.batch, config.data.micro_batch
+        source = SharedSteps(processes, batch, micro_batch, job["text_only"], job["poisoned"])
         run = TrainingRun(
             assembly=assembly,
             config=config,
@@ -65,7 +73,11 @@ def run_rank(job: dict, rank: int, port: int) -> None:
             num_steps=job["steps"],
             processes=processes,
         )
-        train(run, checkpoint, reports.append)
+        try:
+            train(run, checkpoint, reports.append)
+        except DivergedError as error:
+            Path(job["out"], f"said-{rank}.json").write_text(json.dumps(str(error)))
+            return
     values = [[report.loss, report.grad_norm, report.num_labels, report.num_examples] for report in reports]
     Path(job["out"], f"reports-{job['world']}-{rank}.json").write_text(json.dumps(values))
 

@@ -10,7 +10,7 @@ from tiny_training import WIDTH, save_language_model, tiny_config, tiny_tokenize
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipelines.train.assembly import assemble
-from pipelines.train.precision import cast_weights, choose_device
+from pipelines.train.precision import cast_weights, choose_device, take_device
 from schemas.errors import ConfigError
 from schemas.training import RunConfig
 
@@ -98,3 +98,15 @@ def test_cuda_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"run\.device"):
         choose_device(RunConfig(device="cuda"))
     assert choose_device(RunConfig(device="auto")) == torch.device("cpu")
+
+
+def test_a_device_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several GPUs the numbered one."""
+    taken: list[int] = []
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    run = RunConfig()
+    assert [take_device(run, name).device for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda"]
+    assert taken == [1]
+    for name in ("mps", "cuda:one"):
+        with pytest.raises(ConfigError, match=name):
+            take_device(run, name)

@@ -53,6 +53,7 @@ def make_job(folder: Path, name: str, world: int, **changes: object) -> dict[str
         "steps": STEPS,
         "text_only": "some",
         "resume": False,
+        "poisoned": [],
         "sections": {
             "data": {"batch": 6, "micro_batch": 2},
             "run": {"save_every": 2, "keep_last": None},
@@ -78,6 +79,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs.append(make_job(folder, "fewer", 2, resume=True))
     jobs.append(make_job(folder, "again", 2, steps=2))
     jobs.append(make_job(folder, "again", 2, resume=True))
+    often = jobs[0]["sections"] | {"run": {"save_every": 1}}
+    jobs.append(make_job(folder, "poisoned", 2, poisoned=[9], sections=often))
     if HAS_PEFT:
         lora = {"model": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}}
         sections = jobs[0]["sections"] | lora
@@ -165,9 +168,18 @@ def test_a_run_resumed_by_as_many_is_the_same_to_the_bit(folder: Path) -> None:
         assert all(torch.equal(there[key], here[key]) for key in there)
 
 
+def test_what_one_cannot_learn_stops_all_and_all_name_it(folder: Path) -> None:
+    """Example 9 is in the second step, in the second of its micro-batches: that of the other process."""
+    said = [json.loads((folder / f"poisoned/said-{rank}.json").read_text()) for rank in range(2)]
+    assert said[0] == said[1]
+    assert "with examples e8, e9; lower" in said[0]
+    assert {path.name for path in (folder / "poisoned").glob("step-*")} == {"step-000001"}
+
+
 def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ALONE.add([1.5, 2.0]) == [1.5, 2.0]
     assert ALONE.largest([3.0]) == [3.0]
+    assert ALONE.collect(["e1"]) == ["e1"]
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_processes("cpu") as processes:
         assert processes == ALONE
