@@ -4,13 +4,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import polars as pl
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
 
+from pipelines.ingest.columns import list_column
+
 _arrow: Any = pyarrow
 _parquet: Any = pyarrow.parquet
-_polars: Any = pl
 
 ARROW_ERRORS: Final[tuple[type[Exception], ...]] = (_arrow.ArrowException, OSError, UnicodeDecodeError)
 """What reading a damaged file raises; UnicodeDecodeError when bad UTF-8 becomes Python text."""
@@ -40,17 +40,6 @@ class ParquetFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def to_frame(table: Any) -> pl.DataFrame:  # noqa: ANN401 - pyarrow has no types
-    """An Arrow table as a frame."""
-    return pl.DataFrame(_polars.from_arrow(table))
-
-
-def to_table(frame: pl.DataFrame) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """A frame as an Arrow table, of the types that every reader of parquet knows."""
-    write: Any = frame.to_arrow
-    return write(compat_level=pl.CompatLevel.oldest())
 
 
 class TableSchema:
@@ -95,4 +84,4 @@ class TableSchema:
 def _as_array(values: Any, kind: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
     if isinstance(values, (_arrow.Array, _arrow.ChunkedArray)):
         return values if values.type == kind else values.cast(kind)
-    return _arrow.array(values, kind)
+    return list_column(kind, values)

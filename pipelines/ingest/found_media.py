@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 
 from operators.sniff import FORMATS
-from pipelines.ingest.columns import Texts, flat_column, text_column
+from pipelines.ingest.columns import Texts, flat_column, list_column, text_column
 from pipelines.ingest.findings import Finding, FoundMedium, RejectedMedium
 from schemas.errors import RejectCode
 
@@ -35,8 +35,8 @@ MEDIA_COLUMNS: Final = _arrow.schema(
     ]
 )
 _FORMAT_NUMBERS: Final = {(one.kind.value, one.extension): place for place, one in enumerate(FORMATS)}
-_KINDS: Final = _arrow.array([one.kind.value for one in FORMATS])
-_EXTENSIONS: Final = _arrow.array([one.extension for one in FORMATS])
+_KINDS: Final = list_column(_arrow.string(), [one.kind.value for one in FORMATS])
+_EXTENSIONS: Final = list_column(_arrow.string(), [one.extension for one in FORMATS])
 _FORMAT: Final = _arrow.schema([("format", _arrow.uint8())])
 _NOTHING: Final = FoundMedium(
     "0" * DIGEST_DIGITS, FORMATS[0].kind.value, FORMATS[0].extension, 0, 0, 0, 0.0, ""

@@ -10,20 +10,21 @@ known. The only rows that Python sees one by one are those of repeated records. 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 
 from infra.storage import Storage
 from pipelines.commit import put_object
-from pipelines.ingest.arrow import TableSchema, to_frame, to_table
+from pipelines.ingest.arrow import TableSchema
 from pipelines.ingest.base import load_old_examples, load_old_media
+from pipelines.ingest.columns import repeat_value
 from pipelines.ingest.counts import SourceCounts, count_sources
+from pipelines.ingest.frames import read_examples_of, read_media_of, split_keys, to_frame, to_table
 from pipelines.ingest.items import MODALITIES
-from pipelines.ingest.parts import read_examples_of, read_media_of, split_keys
 from pipelines.ingest.plan import Bucket, PlannedItems, count_views, plan_bucket
 from pipelines.ingest.read import ReadPart
 from pipelines.ingest.tables import EXAMPLES, MEDIA, QUARANTINE, name_bucket
@@ -106,29 +107,36 @@ class _BucketGrouper:
         )
 
     def group(self) -> GroupResult:
-        """Read, sort, count and write the bucket."""
+        """Read, sort, count and write the bucket; what is written is stored while the rest is counted."""
+        with ThreadPoolExecutor(1) as self._puts:
+            return self._group()
+
+    def _group(self) -> GroupResult:
         table = self._load_examples()
         if table is None:
             return GroupResult(bits=self._bits)
         narrow = table.drop_columns(["conversation", "raw"])
         index = to_frame(narrow).with_row_index("place")
         kept, duplicates = self._settle_repeats(index.join(self._files, on="rank", how="left"), table)
+        examples = self._put("examples", self._name, EXAMPLES, _spell_examples(kept, table))
+        quarantine = self._put_duplicates(duplicates, table)
         uses = kept.group_by("item_key").agg(
             pl.col("modality").first(), pl.len().cast(pl.Int64).alias("times_used")
         )
         media = _media_of_items(self._load_media(), uses)
+        stored_media = self._put("media", self._name, MEDIA, _spell_media(media))
         items = _sum_items(uses, media, self._worker.views)
         return GroupResult(
             bits=self._bits,
-            examples=self._put("examples", self._name, EXAMPLES, _spell_examples(kept, table)),
-            media=self._put("media", self._name, MEDIA, _spell_media(media)),
-            quarantine=self._put_duplicates(duplicates, table),
             sources=count_sources(kept, duplicates, items),
             trees={one.modality: plan_bucket(one, self._bits, self._worker.limits) for one in _plan(items)},
             num_media=len(media),
             num_media_bytes=int(media["num_bytes"].sum()),
             num_media_uses=int(media["times_used"].sum()),
             key_sum=sum(map(int.from_bytes, items.filter(pl.col("num_media") > 0)["item_key"])),
+            examples=examples.result(),
+            media=stored_media.result(),
+            quarantine=tuple(one.result() for one in quarantine),
         )
 
     def _load_examples(self) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -138,10 +146,10 @@ class _BucketGrouper:
         old = load_old_examples(worker.storage, worker.old_examples, self._bits)
         tables: list[Any] = []
         if new is not None:
-            tables.append(new.append_column("is_old", _arrow.array(np.zeros(len(new), dtype=np.bool_))))
+            tables.append(new.append_column("is_old", repeat_value(_arrow.int8(), 0, len(new))))
         if old is not None:
             ranked = old.join(self._files, on=["source", "record_file"], how="left")
-            table = to_table(ranked.with_columns(is_old=pl.lit(value=True)))
+            table = to_table(ranked.with_columns(is_old=pl.lit(1, dtype=pl.Int8)))
             schema = tables[0].schema if tables else None
             tables.append(table.select(schema.names).cast(schema) if schema else table)
         return _arrow.concat_tables(tables).combine_chunks() if tables else None
@@ -162,7 +170,7 @@ class _BucketGrouper:
     def _settle_repeats(self, index: pl.DataFrame, table: Any) -> tuple[pl.DataFrame, pl.DataFrame]:  # noqa: ANN401
         """The examples that are kept, sorted, each with an id of its own, and those that are duplicates."""
         is_deduplicated = pl.col("source").is_in(list(self._worker.deduplicated))
-        comes_late = is_deduplicated & ~pl.col("is_old")
+        comes_late = is_deduplicated & (pl.col("is_old") == 0)
         ordered = index.sort("item_key", "example_id", comes_late, "rank", "row")
         is_first = pl.col("example_id") != pl.col("example_id").shift(1)
         ordered = ordered.with_columns(is_repeat=~is_first.fill_null(value=True))
@@ -182,14 +190,14 @@ class _BucketGrouper:
         firsts = kept.filter(~pl.col("is_repeat"))
         return pl.concat([firsts, named]).sort("item_key", "example_id"), duplicates
 
-    def _put_duplicates(self, duplicates: pl.DataFrame, table: Any) -> tuple[ObjectEntry, ...]:  # noqa: ANN401
+    def _put_duplicates(self, duplicates: pl.DataFrame, table: Any) -> list[Future[ObjectEntry]]:  # noqa: ANN401
         named = duplicates.with_columns(
             pl.col("row").alias("record_row"),
             pl.lit(RejectCode.DUPLICATE_RECORD.value).alias("code"),
             pl.lit(_DUPLICATE).alias("message"),
         ).sort("rank", "row")
         groups = named.partition_by("source", maintain_order=True, as_dict=True)
-        return tuple(
+        return [
             self._put(
                 "quarantine",
                 f"{source}-duplicates-{self._name}",
@@ -197,13 +205,15 @@ class _BucketGrouper:
                 _columns_of(frame) | {"raw": table.column("raw").take(frame["place"].to_arrow())},
             )
             for (source,), frame in sorted(groups.items())
-        )
+        ]
 
-    def _put(self, folder: str, name: str, schema: TableSchema, columns: Mapping[str, Any]) -> ObjectEntry:
+    def _put(
+        self, folder: str, name: str, schema: TableSchema, columns: Mapping[str, Any]
+    ) -> Future[ObjectEntry]:
+        """Write a table; disk or network take it while this goes on."""
         num_rows = len(columns[schema.names[0]])
-        return put_object(
-            self._worker.storage, folder, name, "parquet", schema.write_columns(columns), num_rows
-        )
+        data = schema.write_columns(columns)
+        return self._puts.submit(put_object, self._worker.storage, folder, name, "parquet", data, num_rows)
 
 
 def _name_repeat(source: str, item_key: bytes, occurrence: int, conversation: bytes) -> bytes:

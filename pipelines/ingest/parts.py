@@ -9,24 +9,21 @@ does: they lie scattered between what the parser makes and frees, and nothing st
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
-from jaxtyping import UInt64
 
-from pipelines.ingest.arrow import to_frame
-from pipelines.ingest.columns import Texts, flat_column, text_column
+from pipelines.ingest.columns import Texts, flat_column, list_column, text_column
 from pipelines.ingest.found_media import MEDIA_COLUMNS
 from pipelines.ingest.items import KEY_BYTES, ItemTable
 
 _arrow: Any = pyarrow
 
-_EXAMPLES: Final = _arrow.schema(
+PART_EXAMPLES: Final = _arrow.schema(
     [
         ("item_key", _arrow.binary(KEY_BYTES)),
         ("example_id", _arrow.binary(KEY_BYTES)),
@@ -40,11 +37,10 @@ _EXAMPLES: Final = _arrow.schema(
     ]
 )
 """`raw` is null where no duplicate would be rejected."""
-_MEDIA: Final = _arrow.schema(
+PART_MEDIA: Final = _arrow.schema(
     [("item_key", _arrow.binary(KEY_BYTES)), ("position", _arrow.int32()), *MEDIA_COLUMNS]
 )
 _PLACES: Final = _arrow.schema([("place", _arrow.int64())])
-_RANK: Final = _arrow.field("rank", _arrow.int32())
 _LEADING_BITS: Final = 16
 
 
@@ -102,19 +98,19 @@ class Part:
         items = np.frombuffer(self._items, np.int64)
         keys = table.keys_of(items)
         repairs = np.frombuffer(self._repairs, np.int64) | table.repairs_of(items)
-        raws = _arrow.array(self._raws, _arrow.large_binary()) if self._raws else None
+        raws = list_column(_arrow.large_binary(), self._raws) if self._raws else None
         arrays = [
-            flat_column(_EXAMPLES, "item_key", keys),
-            flat_column(_EXAMPLES, "example_id", self._example_ids),
-            flat_column(_EXAMPLES, "row", self._rows),
+            flat_column(PART_EXAMPLES, "item_key", keys),
+            flat_column(PART_EXAMPLES, "example_id", self._example_ids),
+            flat_column(PART_EXAMPLES, "row", self._rows),
             text_column(_arrow.string(), *self._record_ids.flatten()),
-            flat_column(_EXAMPLES, "modality", table.modalities_of(items)),
-            flat_column(_EXAMPLES, "num_chars", self._num_chars),
-            flat_column(_EXAMPLES, "repairs", repairs.astype(np.int32)),
+            flat_column(PART_EXAMPLES, "modality", table.modalities_of(items)),
+            flat_column(PART_EXAMPLES, "num_chars", self._num_chars),
+            flat_column(PART_EXAMPLES, "repairs", repairs.astype(np.int32)),
             text_column(_arrow.binary(), *self._conversations.flatten()),
             _arrow.nulls(self.num_examples, _arrow.large_binary()) if raws is None else raws,
         ]
-        return _deal_out(arrays, _EXAMPLES, keys, self._bits)
+        return _deal_out(arrays, PART_EXAMPLES, keys, self._bits)
 
     def pack_media(self, table: ItemTable) -> Iterator[memoryview]:
         """One blob a bucket, the media of every item; empty for a bucket without any."""
@@ -122,11 +118,11 @@ class Part:
         keys = table.keys_of(items)
         media = table.media.columns().take(flat_column(_PLACES, "place", places))
         arrays = [
-            flat_column(_MEDIA, "item_key", keys),
-            flat_column(_MEDIA, "position", positions),
+            flat_column(PART_MEDIA, "item_key", keys),
+            flat_column(PART_MEDIA, "position", positions),
             *media.columns,
         ]
-        return _deal_out(arrays, _MEDIA, keys, self._bits)
+        return _deal_out(arrays, PART_MEDIA, keys, self._bits)
 
 
 def _deal_out(arrays: list[Any], schema: Any, keys: bytes | bytearray, bits: int) -> Iterator[memoryview]:  # noqa: ANN401
@@ -139,32 +135,3 @@ def _deal_out(arrays: list[Any], schema: Any, keys: bytes | bytearray, bits: int
     for start, end in pairwise(bounds.tolist()):
         blob = rows.slice(start, end - start).serialize() if start < end else b""
         yield memoryview(blob)
-
-
-def read_examples_of(blobs: Iterable[tuple[int, bytes]]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Blobs of examples as one Arrow table, with the rank of the file of each; None for no rows."""
-    return _read(blobs, _EXAMPLES)
-
-
-def read_media_of(blobs: Iterable[tuple[int, bytes]]) -> pl.DataFrame:
-    """Blobs of media as one frame, with the rank of the file that each was read from."""
-    table = _read(blobs, _MEDIA)
-    return to_frame(_MEDIA.append(_RANK).empty_table() if table is None else table)
-
-
-def split_keys(keys: Any) -> UInt64[np.ndarray, "rows 2"]:  # noqa: ANN401 - pyarrow has no types
-    """The leading and the trailing 64 bits of each 16-byte key."""
-    fixed = keys.cast(_arrow.binary(KEY_BYTES))
-    data = np.frombuffer(
-        fixed.buffers()[1], dtype=">u8", count=2 * len(fixed), offset=fixed.offset * KEY_BYTES
-    )
-    return data.astype(np.uint64).reshape(-1, 2)
-
-
-def _read(blobs: Iterable[tuple[int, bytes]], schema: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
-    tables: list[Any] = []
-    for rank, blob in blobs:
-        batch = _arrow.ipc.read_record_batch(_arrow.py_buffer(blob), schema)
-        ranks = _arrow.array(np.full(len(batch), rank, dtype=np.int32))
-        tables.append(_arrow.Table.from_batches([batch]).append_column(_RANK, ranks))
-    return _arrow.concat_tables(tables) if tables else None
