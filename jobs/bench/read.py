@@ -5,6 +5,8 @@ counted. `cat` is the command of that name, its output thrown away. Ours, with c
 reads by: items of five int8 views, four at a time, into memory that was used before, every byte checked and
 the headers opened. Without checksums there is no such reader: what remains of it when nothing is checked or
 opened is put together here. webdataset, which checks nothing, yields bytes that are copied into such memory.
+Among the details stands plain reading, a batch's bytes at a time into one buffer: nothing that reads into
+memory is faster, and `cat` is, whose buffer never leaves the processor's caches.
 
 litdata and MDS hold the same items their way and are read the same way, in processes of their own
 environment (`jobs.bench.peers`), where there is one.
@@ -61,6 +63,7 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
     with opened_peers(tars, ITEMS_PER_BATCH, digest.hexdigest()) as peers:
         sides: dict[str, Callable[[], float]] = {
             "cat": lambda: count_cpu_s(lambda: _print_all(tars)),
+            "plain": lambda: count_cpu_s(lambda: read_plainly(tars, num_bytes // len(batches))),
             "ours": lambda: count_cpu_s(lambda: sum(map(len, bare.read(batches)))),
             "ours_checksum": lambda: count_cpu_s(
                 lambda: sum(len(reader.read_features(batch)) for batch in batches)
@@ -82,6 +85,16 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
         details=details | {"num_bytes": num_bytes},
         not_measured=tuple(f"vs_{name}" for name in PEERS if name not in peers),
     )
+
+
+def read_plainly(tars: Sequence[Path], num_bytes: int) -> int:
+    """So many bytes at a time into one buffer; how many bytes there were."""
+    buffer, total = memoryview(bytearray(num_bytes)), 0
+    for path in tars:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                total += count
+    return total
 
 
 class UncheckedReader:

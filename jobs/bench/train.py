@@ -1,7 +1,7 @@
 """`onetoken bench train`: what the trainer adds to the modules that it calls, on one core.
 
     video_batched_vs_loop   32 frames at once against one by one, forward and backward; Vicuna's shape with
-                            every side an eighth (width 512, 64 patches of 128, 16 text tokens)
+                            every side a sixteenth (width 256, 36 patches of 64, 8 text tokens)
     loop_overhead           a step of ours, from examples to gradients, against the same modules called bare
     data_wait               of steps that read a cache of true size, 576 x 1024 a view
     plan_error              what `onetoken plan` predicts against torch's profiler, on small models
@@ -47,8 +47,8 @@ NUM_FRAMES: Final = 32
 NUM_ROUNDS: Final = 5
 NUM_STEPS: Final = 8
 MICRO_BATCH: Final = 8
-AN_EIGHTH: Final = LlamaConfig(
-    vocab_size=4000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=16
+A_SIXTEENTH: Final = LlamaConfig(
+    vocab_size=2000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8
 )
 SMALL_LLM: Final = LanguageModelShape(width=256, num_layers=4, num_heads=8, mlp_width=688)
 PLANNED: Final[tuple[dict[str, object], ...]] = (
@@ -86,10 +86,10 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
 def measure_video(say: Say, num_frames: int) -> tuple[float, float]:
     """Seconds of forward and backward, all frames at once and one by one."""
     say(f"a clip of {num_frames} frames")
-    shape = ModelShape(encoder_width=128, prefusion_init="random")
-    model = build_model(LlamaForCausalLM(AN_EIGHTH), shape, 2).train()
+    shape = ModelShape(encoder_width=64, prefusion_init="random")
+    model = build_model(LlamaForCausalLM(A_SIXTEENTH), shape, 2).train()
     clip = StepShape(
-        num_examples=1, num_tokens=16, num_labels=8, num_frames=num_frames, num_patches=64, encoder_width=128
+        num_examples=1, num_tokens=8, num_labels=4, num_frames=num_frames, num_patches=36, encoder_width=64
     )
     batch = make_batch(clip)
     return take_turns(

@@ -11,7 +11,7 @@ from jobs.bench.bounds import BOUNDS
 from jobs.bench.feature_corpus import write_feature_corpus
 from jobs.bench.peers import theirs
 from jobs.bench.peers.peer import opened_peer
-from jobs.bench.read import UncheckedReader, measure, read_by_rival
+from jobs.bench.read import UncheckedReader, measure, read_by_rival, read_plainly
 from operators.feature_file import cut_views, read_header
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.used_rooms import UsedRooms
@@ -44,6 +44,7 @@ def test_all_sides_read_the_same_bytes(corpus):
     assert [
         bytes(item) for batch in read_by_rival(corpus.list_tars(), batches, UsedRooms()) for item in batch
     ] == ours
+    assert read_plainly(corpus.list_tars(), 100_000) == len(tars)
     reader = FeatureReader(corpus.storage, corpus.manifest, corpus.spec)
     checked = [item for batch in batches for item in reader.read_features(batch)]
     for item, (medium,) in zip(ours, checked, strict=True):

@@ -50,7 +50,7 @@ def test_a_rival_computes_the_same(rival, examples: int, frames: int) -> None:
 def test_it_tells_every_figure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "NUM_ROUNDS", 1)
     monkeypatch.setattr(train, "MICRO_BATCH", 2)
-    monkeypatch.setattr(train, "AN_EIGHTH", TINY)
+    monkeypatch.setattr(train, "A_SIXTEENTH", TINY)
     monkeypatch.setattr(train, "PLANNED", train.PLANNED[:1])
     threads = torch.get_num_threads()
     measured = train.measure(tmp_path, lambda _: None, 0.05)
