@@ -21,12 +21,16 @@ _TABLE: Final = rb"\xff\xdb\x00\x43[\x00-\x0f].{64}"
 _FRAME: Final = rb"\xff[\xc0-\xc2]\x00\x11\x08(.{4})\x03.{9}"
 _HUFFMAN: Final = rb"\xff\xc4\x00\x1f.{29}\xff\xc4\x00\xb5.{179}"
 _BEGINNING: Final = re.compile(
-    rb"\xff\xd8(?:\xff\xe0\x00\x10.{14})?%b(?:%b)?%b(?:%b%b)?" % (_TABLE, _TABLE, _FRAME, _HUFFMAN, _HUFFMAN),
+    rb"\xff\xd8(?:\xff\xe0\x00\x10.{14})?%b(?:%b)?%b(?:%b%b)?(\xff\xda\x00\x0c.{10})?"
+    % (_TABLE, _TABLE, _FRAME, _HUFFMAN, _HUFFMAN),
     re.DOTALL,
 ).match
-"""JFIF, one or two quantization tables, a frame of three components, the Huffman tables of the standard."""
+"""JFIF, one or two quantization tables, a frame of three components, the Huffman tables of the standard, the
+scan."""
 _HEIGHT_AND_WIDTH: Final = struct.Struct(">HH").unpack
 _SCAN: Final = 0xDA
+_SCAN_BYTES: Final = 10
+"""Of the scan of three components, without its marker and length."""
 _TABLES: Final = 0xDB
 _ONE_TABLE: Final = 67
 """Length of a segment that holds one table of 8 bits."""
@@ -45,8 +49,12 @@ def read_jpeg_header(data: bytes) -> tuple[Size, int] | None:
     usual = _BEGINNING(data)
     if usual is None:
         return walk_segments(data)
-    height_px, width_px = _HEIGHT_AND_WIDTH(usual[1])
-    return walk_segments(data, usual.end(), (width_px, height_px))
+    frame, scan = usual.groups()
+    height_px, width_px = _HEIGHT_AND_WIDTH(frame)
+    size, end = (width_px, height_px), usual.end()
+    if scan is None:
+        return walk_segments(data, end, size)
+    return (size, UPRIGHT) if _has_end(data, end - _SCAN_BYTES) else None
 
 
 def walk_segments(data: bytes, offset: int = 2, size: Size | None = None) -> tuple[Size, int] | None:

@@ -353,14 +353,12 @@ def test_the_usual_beginning_of_a_jpeg_is_what_its_segments_are(data, flips, cut
     assert read_jpeg_header(damaged) == walk_segments(damaged)
 
 
-def test_nearly_all_of_a_plain_jpeg_is_its_usual_beginning(monkeypatch):
+@pytest.mark.parametrize(("options", "found"), [({}, []), ({"optimize": True}, [(48, 32)])])
+def test_a_plain_jpeg_is_walked_through_no_further_than_it_is_unusual(monkeypatch, options, found):
     walked = []
-    monkeypatch.setattr(jpeg_header, "walk_segments", lambda *given: walked.append(given))
-    data = encode(picture(), "JPEG")
-    read_jpeg_header(data)
-    ((_, offset, size),) = walked
-    assert size == (48, 32)
-    assert data[offset : offset + 2] == b"\xff\xda"
+    monkeypatch.setattr(jpeg_header, "walk_segments", lambda data, offset, size: walked.append(size))
+    read_jpeg_header(encode(picture(), "JPEG", **options))
+    assert walked == found
 
 
 @pytest.mark.real
