@@ -9,10 +9,11 @@ What a run has committed stands in the corpus, not here.
 import datetime
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from schemas.errors import ConfigError
 from schemas.events import Event
@@ -52,6 +53,31 @@ def event_log(path: Path) -> Generator[EventLog]:
         yield log
     finally:
         log.close()
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """What a log tells, in its order; a last line that is cut is left out.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    kinds = {name_event(kind): kind for kind in get_args(Event)}
+    try:
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}; name the file that `--events` wrote") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            fields = json.loads(line)
+            kind = kinds[fields.pop("event")]
+            del fields["time"]
+            yield kind(**fields)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{path}, line {number} is no event: {line[:60]!r}; name the file that `--events` wrote"
+            ) from error
 
 
 def name_event(kind: type[Event]) -> str:

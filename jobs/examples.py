@@ -8,7 +8,11 @@ from typer.models import TyperInfo
 EXAMPLES: Final = {
     "demo": ("onetoken demo --out onetoken-demo",),
     "doctor": ("onetoken doctor --corpus s3://corpora/first",),
-    "plan": ("onetoken plan recipe.yaml", "onetoken plan stage2.yaml --tokens 120"),
+    "plan": (
+        "onetoken plan recipe.yaml",
+        "onetoken plan recipe.yaml --corpus corpus --events build.jsonl",
+        "onetoken plan stage2.yaml --tokens 120",
+    ),
     "ingest": ("onetoken ingest recipe.yaml --corpus corpus",),
     "shard": ("onetoken shard recipe.yaml --corpus corpus --engine processes --workers 8",),
     "featurize": ("onetoken featurize recipe.yaml --corpus corpus --engine ray --ray-address auto",),

@@ -8,6 +8,7 @@ import yaml
 
 from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, read_configuration
+from schemas.cluster import ClusterSpec
 from schemas.errors import ConfigError
 from schemas.recipe import Recipe
 from schemas.training import TrainConfig
@@ -28,6 +29,12 @@ CorpusOption = Annotated[
     str | None,
     typer.Option(
         "--corpus", metavar="URL", help="Count an ingested corpus instead of the recipe's `counts`."
+    ),
+]
+EventsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--events", metavar="FILE", help="What a build's `--events` wrote: its hours, beside the plan's."
     ),
 ]
 SimulateOption = Annotated[
@@ -63,6 +70,7 @@ def plan_command(
     file: FileArgument,
     cluster: ClusterOption = None,
     corpus: CorpusOption = None,
+    events: EventsOption = None,
     passes: PassesOption = 3,
     tokens: TokensOption = None,
     simulate: SimulateOption = False,
@@ -78,17 +86,20 @@ def plan_command(
         config = read_configuration(file, TrainConfig)
         with Reporter() as reporter:
             reporter.say(f"taking one step of {config.model.llm} with tensors that hold nothing")
-            lines, values = plan_training(config, tokens)
+            spec = read_configuration(cluster, ClusterSpec) if cluster else None
+            lines, values = plan_training(config, tokens, spec)
         print_result(lines, as_json, values)
         return
     recipe = read_configuration(file, Recipe)
     if items is not None and not simulate:
         raise ConfigError("--items goes with --simulate")
+    if events is not None and corpus is None:
+        raise ConfigError("--events goes with --corpus: a log is of the corpus that it made")
     with Reporter() as reporter:
         if simulate:
             lines, values = simulate_recipe(recipe, cluster, items, reporter)
         else:
-            lines, values = plan_recipe(recipe, cluster, corpus, passes, reporter)
+            lines, values = plan_recipe(recipe, cluster, corpus, events, passes, reporter)
     print_result(lines, as_json, values)
 
 

@@ -5,9 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.event_log import read_events
 from infra.storage import open_storage
 from jobs.console import Reporter
 from jobs.options import read_configuration
+from jobs.planning_actual import (
+    actual_values,
+    add_up_hours,
+    cache_lines,
+    hour_lines,
+    list_caches,
+    sample_lines,
+    sample_reduced,
+)
 from jobs.totals import in_table
 from schemas.cluster import ClusterSpec
 from schemas.recipe import CodecConfig, Recipe
@@ -16,14 +26,19 @@ if TYPE_CHECKING:
     from pipelines.analyze.build_plan import BuildPlan
     from pipelines.analyze.cache_size import ReducedSize
     from pipelines.analyze.calibrate import Calibration
-    from schemas.corpus import Manifest
+    from pipelines.analyze.encoder_shape import FoundShape
 
 CODECS = ("fp16", "int8", "compact")
 TERA = 1e12
 
 
 def plan_recipe(
-    recipe: Recipe, cluster_path: Path | None, corpus: str | None, passes: int, reporter: Reporter
+    recipe: Recipe,
+    cluster_path: Path | None,
+    corpus: str | None,
+    events: Path | None,
+    passes: int,
+    reporter: Reporter,
 ) -> tuple[list[str], dict[str, object]]:
     """The plan in words and as plain values.
 
@@ -32,33 +47,45 @@ def plan_recipe(
     """
     from operators.costs.shapes import VICUNA_7B
     from pipelines.analyze.build_plan import TrainedModel, plan_build
-    from pipelines.analyze.cache_size import measure_cached_view, measure_reduced, measure_view_bytes
+    from pipelines.analyze.cache_size import (
+        BYTES_PER_HALF,
+        measure_cached_view,
+        measure_reduced,
+        measure_view_bytes,
+    )
     from pipelines.analyze.calibrate import calibrate
     from pipelines.analyze.corpus_counts import count_manifest, count_recipe
+    from pipelines.analyze.encoder_shape import find_encoder_shape
     from pipelines.commit import load_manifest
 
     cluster = read_configuration(cluster_path, ClusterSpec) if cluster_path else ClusterSpec()
-    manifest = load_manifest(open_storage(corpus)) if corpus else None
+    storage = open_storage(corpus) if corpus else None
+    manifest = load_manifest(storage) if storage else None
     counts = count_manifest(manifest) if manifest else count_recipe(recipe)
+    found = find_encoder_shape(recipe.encoder.model)
+    tower = found.shape
     reporter.say("measuring this machine for a minute")
-    speed = calibrate(recipe.views, with_encoder=not cluster.num_gpus)
-    view_bytes = measure_cached_view(recipe)
-    model = TrainedModel(llm=VICUNA_7B, text_tokens=120)
+    speed = calibrate(recipe.views, tower, with_encoder=not cluster.num_gpus)
+    view_bytes = measure_cached_view(recipe, tower.patches, tower.width)
+    model = TrainedModel(llm=VICUNA_7B, text_tokens=120, tower=tower)
     clip_seconds = _count_clip_seconds(recipe, counts.videos.views)
     plan = plan_build(counts, view_bytes, clip_seconds, speed, cluster, model, passes)
-    sizes = {name: measure_view_bytes(CodecConfig(name=name)) for name in CODECS}
-    reduced = list(measure_reduced(recipe.codec))
+    sizes = {name: measure_view_bytes(CodecConfig(name=name), tower.patches, tower.width) for name in CODECS}
+    reduced = list(measure_reduced(recipe.codec, tower.patches, tower.width))
     lines = [
         *_count_lines(plan),
+        *_encoder_lines(recipe.encoder.model, found),
         *_size_lines(recipe, plan, sizes, reduced),
         *_work_lines(plan, cluster),
         *_verdict_lines(plan),
     ]
     values = _make_values(plan, sizes, reduced, speed)
-    if manifest and manifest.features:
-        actual = _compare_with_actual(manifest, plan)
-        lines += actual
-        values["actual"] = actual
+    if storage and manifest and manifest.features:
+        caches = list_caches(manifest, plan, BYTES_PER_HALF * tower.patches * tower.width)
+        sample = sample_reduced(storage, manifest)
+        logged = add_up_hours(read_events(events)) if events else None
+        lines += [*cache_lines(caches), *sample_lines(sample), *hour_lines(plan, logged)]
+        values["actual"] = actual_values(caches, sample, logged)
     return lines, values
 
 
@@ -84,6 +111,12 @@ def _count_lines(plan: "BuildPlan") -> Iterator[str]:
         f"{saved:.2f} times as many"
     )
     yield f"  {counts.shards:,} shards, {counts.media_bytes / TERA:.3f} TB of media"
+
+
+def _encoder_lines(name: str, found: "FoundShape") -> Iterator[str]:
+    shape = found.shape
+    origin = "not at hand, counted as ViT-L/14 at 336 pixels" if found.is_assumed else "as it is"
+    yield f"  encoder {name}, {origin}: {shape.patches:,} patches of {shape.width:,} a view"
 
 
 def _size_lines(
@@ -148,25 +181,6 @@ def _verdict_lines(plan: "BuildPlan") -> Iterator[str]:
         )
     else:
         yield f"caching does not pay: {even.first_paying_pass} passes would have to use it"
-
-
-def _compare_with_actual(manifest: "Manifest", plan: "BuildPlan") -> list[str]:
-    """What the corpus's caches came to, beside what the plan says."""
-    lines: list[str] = []
-    for digest, features in manifest.features.items():
-        num_bytes = sum(shard.tar.num_bytes for shard in features.shards)
-        lines.append(
-            f"spec {digest}: {features.num_views:,} views, planned {plan.counts.views:,}; "
-            f"{num_bytes / 1e6:,.1f} MB, planned {_scale(plan, features.num_fp16_bytes) / 1e6:,.1f}"
-        )
-    return lines
-
-
-def _scale(plan: "BuildPlan", num_fp16_bytes: int) -> float:
-    """Planned bytes for a cache whose patches take so many as plain fp16."""
-    from pipelines.analyze.cache_size import BYTES_PER_HALF, PATCHES, WIDTH
-
-    return num_fp16_bytes * plan.view_bytes / (BYTES_PER_HALF * PATCHES * WIDTH)
 
 
 def _make_values(

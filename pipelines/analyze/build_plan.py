@@ -24,7 +24,7 @@ from operators.costs.flops import (
     count_projector,
     count_tower,
 )
-from operators.costs.shapes import CLIP_L_336, LanguageShape
+from operators.costs.shapes import CLIP_L_336, LanguageShape, VisionShape
 from pipelines.analyze.calibrate import Calibration
 from pipelines.analyze.corpus_counts import CorpusCounts
 from schemas.cluster import ClusterSpec
@@ -52,6 +52,8 @@ class TrainedModel:
     prefusion_layers: int = 4
     views_per_frame: int = 1
     """Read in training: 1, or 5 in high resolution."""
+    tower: VisionShape = CLIP_L_336
+    """The encoder whose features it reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def plan_build(
         model: what is trained.
         passes: over all examples, ablations included, that the features will serve.
     """
-    view_gpu_s = _encode_s(speed, cluster)
+    view_gpu_s = _encode_s(speed, cluster, model.tower)
     cpu = {
         "ingest": 2 * counts.examples * speed.record_s / HOUR_S,
         "shard": counts.media_bytes * 2 * speed.byte_s / HOUR_S,
@@ -146,7 +148,7 @@ def plan_build(
 
 def count_training_flops(model: TrainedModel, frames: float, stage: int) -> float:
     """Of one example with so many frames, forward and backward, the encoder left out."""
-    llm, tower = model.llm, CLIP_L_336
+    llm, tower = model.llm, model.tower
     if not frames:
         return BACKWARD[stage] * count_language_model(llm, model.text_tokens).total
     if stage == 1:
@@ -165,11 +167,11 @@ def count_training_flops(model: TrainedModel, frames: float, stage: int) -> floa
     return BACKWARD[2] * (add_up(parts).total - parts["encoder"].total)
 
 
-def _encode_s(speed: Calibration, cluster: ClusterSpec) -> float:
+def _encode_s(speed: Calibration, cluster: ClusterSpec, tower: VisionShape) -> float:
     """GPU seconds of one view."""
     if speed.gpu_views_per_s is not None:
         return 1 / speed.gpu_views_per_s
-    return count_tower(CLIP_L_336).total / (cluster.gpu_tflops * TERA * cluster.encoding_share)
+    return count_tower(tower).total / (cluster.gpu_tflops * TERA * cluster.encoding_share)
 
 
 def _decode_s(counts: CorpusCounts, clip_seconds: float, speed: Calibration) -> float:

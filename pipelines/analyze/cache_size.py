@@ -12,8 +12,10 @@ from typing import Final
 import torch
 
 from operators.codec import identify_codec, open_codec
-from operators.reducers import bound_frame_tokens, build_reducer
+from operators.reducers import Reducer, bound_frame_tokens, build_reducer
+from operators.reducers.interface import TokenBounds
 from pipelines.featurize.statistics import measure_statistics
+from schemas.errors import ConfigError
 from schemas.recipe import CodecConfig, Recipe
 from schemas.reducer import ReducerConfig, ReducerName
 
@@ -62,21 +64,24 @@ def measure_view_bytes(codec: CodecConfig, tokens: int = PATCHES, width: int = W
     return len(payload) + BYTES_PER_HALF * width
 
 
-def measure_cached_view(recipe: Recipe) -> int:
+def measure_cached_view(recipe: Recipe, patches: int = PATCHES, width: int = WIDTH) -> int:
     """What a view of a recipe takes in its cache; at most, where a reducer's tokens depend on the picture.
 
     Raises:
         MismatchError: there is no such codec.
+        ConfigError: the reducer cannot reduce such a view.
     """
-    tokens = PATCHES if recipe.reducer is None else bound_frame_tokens(recipe.reducer, PATCHES)
-    return measure_view_bytes(recipe.codec, tokens)
+    tokens = patches if recipe.reducer is None else bound_frame_tokens(recipe.reducer, patches)
+    return measure_view_bytes(recipe.codec, tokens, width)
 
 
 def measure_reduced(codec: CodecConfig, patches: int = PATCHES, width: int = WIDTH) -> Iterator[ReducedSize]:
-    """What each reducer without weights leaves, at its own number of tokens."""
+    """What each reducer without weights leaves, at its own number of tokens; where views have so many."""
     full = measure_view_bytes(codec, patches, width)
     for name in REDUCERS:
-        bounds = build_reducer(ReducerConfig(name=name)).bound_tokens(patches)
+        bounds = find_bounds(build_reducer(ReducerConfig(name=name)), patches)
+        if bounds is None:
+            continue
         sizes = [measure_view_bytes(codec, tokens, width) for tokens in (bounds.fewest, bounds.most)]
         yield ReducedSize(
             name=name,
@@ -86,3 +91,11 @@ def measure_reduced(codec: CodecConfig, patches: int = PATCHES, width: int = WID
             most_bytes=sizes[1],
             full_bytes=full,
         )
+
+
+def find_bounds(reducer: Reducer, patches: int) -> TokenBounds | None:
+    """How many tokens are left of a view; None: it cannot be reduced so."""
+    try:
+        return reducer.bound_tokens(patches)
+    except ConfigError:
+        return None

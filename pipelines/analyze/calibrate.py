@@ -7,6 +7,7 @@ there is CUDA it is timed there, otherwise GPU time follows from FLOPs and the c
 
 import hashlib
 import io
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from operators.annotations import LAYOUTS
 from operators.clip import VisionEncoder
+from operators.costs.shapes import CLIP_L_336, VisionShape
 from operators.frames import FramePolicy
 from operators.image import DEFAULT_IMAGE_POLICY
 from operators.preprocess import CLIP_PROCESSOR
@@ -32,6 +34,8 @@ PICTURE_PX: Final = (640, 480)
 CLIP_S: Final = 4
 CLIP_FPS: Final = 30
 GPU_BATCH: Final = 64
+HEAD_WIDTH: Final = 64
+"""Of CLIP's towers; of others it changes their time little."""
 SHORT_S: Final = 2.0
 """How long each kind of work is repeated."""
 
@@ -54,15 +58,21 @@ class Calibration:
     """On this machine's GPU; None: there is none."""
 
 
-def calibrate(views: ViewsConfig, *, with_encoder: bool = True, short_s: float = SHORT_S) -> Calibration:
+def calibrate(
+    views: ViewsConfig,
+    tower: VisionShape = CLIP_L_336,
+    *,
+    with_encoder: bool = True,
+    short_s: float = SHORT_S,
+) -> Calibration:
     """Measure for some seconds; with the encoder on a CPU, about a minute."""
     return Calibration(
         record_s=time_work(_make_parser(), short_s),
         picture_s=time_work(_make_renderer(views, _draw_picture(), MediumKind.IMAGE), short_s),
         clip_second_s=time_work(_make_renderer(views, _draw_clip(), MediumKind.VIDEO), short_s) / CLIP_S,
         byte_s=_time_bytes(short_s),
-        view_s=_time_encoder() if with_encoder else 0.0,
-        gpu_views_per_s=_time_gpu() if with_encoder and torch.cuda.is_available() else None,
+        view_s=_time_encoder(tower) if with_encoder else 0.0,
+        gpu_views_per_s=_time_gpu(tower) if with_encoder and torch.cuda.is_available() else None,
     )
 
 
@@ -147,29 +157,31 @@ def _time_bytes(short_s: float) -> float:
     return time_work(work, short_s) / len(block)
 
 
-def _make_encoder(dtype: torch.dtype) -> VisionEncoder:
+def _make_encoder(tower: VisionShape, dtype: torch.dtype) -> VisionEncoder:
+    patch_px = math.isqrt(tower.patch_values // 3)
     config = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
+        hidden_size=tower.width,
+        intermediate_size=tower.inner_width,
+        num_hidden_layers=tower.layers,
+        num_attention_heads=max(1, tower.width // HEAD_WIDTH),
+        image_size=math.isqrt(tower.patches) * patch_px,
+        patch_size=patch_px,
     )
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         return VisionEncoder(cast(Any, CLIPVisionModel(config)).to(dtype))
 
 
-def _time_encoder() -> float:
+def _time_encoder(tower: VisionShape) -> float:
     """CPU seconds of one view, all threads together."""
-    encoder, pixels = _make_encoder(torch.float32), torch.zeros(1, 3, 336, 336)
+    encoder = _make_encoder(tower, torch.float32)
+    pixels = torch.zeros(1, 3, encoder.size_px, encoder.size_px)
     return time_work(lambda: encoder.encode(pixels), 0.0)
 
 
-def _time_gpu() -> float:
+def _time_gpu(tower: VisionShape) -> float:
     """Views a second of this machine's GPU, half precision, wall time."""
-    encoder = _make_encoder(torch.bfloat16).to("cuda")
-    pixels = torch.zeros(GPU_BATCH, 3, 336, 336, device="cuda")
+    encoder = _make_encoder(tower, torch.bfloat16).to("cuda")
+    pixels = torch.zeros(GPU_BATCH, 3, encoder.size_px, encoder.size_px, device="cuda")
     encoder.encode(pixels)
     torch.cuda.synchronize()
     started_s, count = time.perf_counter(), 8

@@ -43,15 +43,20 @@ def estimate_costs(config: TrainConfig, spec: FeatureSpec) -> ModelCosts:
         ConfigError: the model cannot be built.
     """
     llm = find_llm_config(config.model.llm)
-    step = replace(
-        largest_step(config),
+    step = shape_step(config, spec)
+    peak = predict(llm, config, step).peak
+    one = replace(step, num_examples=1, num_tokens=TEXT_TOKENS + 1, num_labels=1, num_frames=1)
+    return ModelCosts(count_flops(llm, config, one), peak)
+
+
+def shape_step(config: TrainConfig, spec: FeatureSpec, num_tokens: int | None = None) -> StepShape:
+    """The largest micro-batch of a configuration, or one of usual texts, on features of a spec."""
+    return replace(
+        largest_step(config, num_tokens),
         num_patches=count_patches(config, spec),
         encoder_width=spec.encoder.width,
         views_per_frame=count_views(config, spec),
     )
-    peak = predict(llm, config, step).peak
-    one = replace(step, num_examples=1, num_tokens=TEXT_TOKENS + 1, num_labels=1, num_frames=1)
-    return ModelCosts(count_flops(llm, config, one), peak)
 
 
 def count_flops(llm: PretrainedConfig, config: TrainConfig, step: StepShape) -> float:

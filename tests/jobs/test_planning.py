@@ -1,13 +1,19 @@
 """`onetoken plan`: a recipe before anything is read, and a corpus beside what the plan said."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from small_job import run_onetoken, write_yaml
 
+from infra.storage import open_storage
+from pipelines.analyze.cache_size import REDUCERS
 from pipelines.analyze.corpus_counts import count_recipe
+from pipelines.commit import load_manifest
+from pipelines.stream.reader import FeatureReader
 from schemas.configuration import parse_yaml
 from schemas.recipe import Recipe
 
@@ -25,7 +31,7 @@ SOURCES = [
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.analyze.calibrate._time_encoder", lambda: 1.0)
+    monkeypatch.setattr("pipelines.analyze.calibrate._time_encoder", lambda _: 1.0)
     monkeypatch.setattr("pipelines.analyze.calibrate.time_work", lambda work, short_s: 1e-3)
 
 
@@ -60,8 +66,82 @@ def test_a_corpus_is_counted_and_compared(small_job, outcomes) -> None:
     assert values["views"] == outcomes["featurize"].values["views"]
     assert values["items"] == outcomes["ingest"].values["unique_media"]
     assert values["counts"]["examples"] == outcomes["ingest"].values["written"]
-    (line,) = values["actual"]
-    assert f"{values['views']} views, planned {values['views']}" in line
+    (cache,) = values["actual"]["caches"]
+    assert cache["views"] == cache["planned_views"] == values["views"]
+    assert cache["num_bytes"] > 0.9 * cache["planned_bytes"] > 0
+    assert values["actual"]["hours"] is None
+
+
+def test_a_corpus_is_planned_with_its_own_encoder(small_job, outcomes, tmp_path) -> None:
+    """16 numbers a patch, and not 1024; another name, that is not here, is counted as the published one."""
+    recipe = yaml.safe_load(small_job.recipe.read_text())
+    outcome = run_onetoken("plan", small_job.recipe, "--corpus", small_job.corpus, "--json")
+    views = outcome.values["views"]
+    assert outcome.values["codec_bytes"]["fp16"] == views * (576 + 1) * 2 * 16
+    recipe["encoder"]["model"] = "nobody/has-this"
+    told = run_onetoken("plan", write_yaml(tmp_path / "r.yaml", recipe), "--corpus", small_job.corpus)
+    assert "nobody/has-this, not at hand, counted as ViT-L/14 at 336 pixels: 576 patches of 1,024" in told.out
+
+
+def test_reduced_sizes_are_those_of_caches_that_were_built(small_job, outcomes, tmp_path) -> None:
+    """All views of the corpus fit the sample: so many tokens and bytes stand in a reduced cache, too."""
+    corpus = tmp_path / "corpus"
+    shutil.copytree(small_job.corpus, corpus)
+    outcome = run_onetoken("plan", small_job.recipe, "--corpus", corpus, "--json")
+    assert outcome.status == 0, outcome.err
+    sampled = outcome.values["actual"]["reduced"]
+    assert sampled.keys() == set(REDUCERS)
+    assert 1 <= sampled["prumerge"]["tokens"] <= 144 == sampled["average"]["tokens"]
+    words = run_onetoken("plan", small_job.recipe, "--corpus", corpus).out
+    assert f"{sampled['prumerge']['tokens']:,.1f}" in words
+    recipe = yaml.safe_load(small_job.recipe.read_text()) | {"reducer": "spatial"}
+    built = write_yaml(tmp_path / "spatial.yaml", recipe)
+    assert run_onetoken("featurize", built, "--corpus", corpus).status == 0
+    storage = open_storage(str(corpus))
+    manifest = load_manifest(storage)
+    digest = manifest.latest_spec
+    assert digest is not None
+    reader = FeatureReader(storage, manifest, digest)
+    payloads = [
+        len(payload)
+        for shard in reader.list_shards()
+        for key in reader.list_keys(shard)
+        for medium in reader.read_stored(key, shard=shard)
+        for payload in medium.payloads
+    ]
+    mean = sampled["spatial"]["num_bytes"] / sampled["spatial"]["num_views"]
+    assert sum(payloads) / len(payloads) + 2 * 16 == pytest.approx(mean, rel=0.02)
+
+
+def test_hours_are_those_of_the_log(small_job, tmp_path) -> None:
+    corpus, log = tmp_path / "corpus", tmp_path / "events.jsonl"
+    assert run_onetoken("build", small_job.recipe, "--corpus", corpus, "--events", log).status == 0
+    arguments = ("plan", small_job.recipe, "--corpus", corpus, "--events")
+    outcome = run_onetoken(*arguments, log, "--json")
+    assert outcome.status == 0, outcome.err
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    shard_s = sum(
+        line["seconds"] for line in lines if line["event"] == "unit_done" and line["stage"] == "shard"
+    )
+    used = [line for line in lines if line["event"] == "encoder_used"]
+    hours = outcome.values["actual"]["hours"]
+    assert hours["shard"] == pytest.approx(shard_s / 3600)
+    assert hours["encode"] == pytest.approx(sum(line["busy_s"] for line in used) / 3600)
+    assert hours["decode"] == pytest.approx(sum(line["decoders_busy_s"] for line in used) / 3600)
+    assert hours["ingest"] > 0
+    assert hours["views"] == outcome.values["views"]
+    part = tmp_path / "part.jsonl"
+    shards = (line for line in lines if line["stage"] == "shard")
+    part.write_text("".join(json.dumps(line) + "\n" for line in shards) + '{"event": "unit_')
+    words = run_onetoken(*arguments, part)
+    assert re.search(r"decode +[\d.]+ +unknown", words.out)
+    assert re.search(r"shard +[\d.]+ +[\d.]+", words.out)
+    assert "unknown; build with --events" in run_onetoken(*arguments[:-1]).out
+    part.write_text('{"event": "dinner"}\n')
+    refused = run_onetoken(*arguments, part)
+    assert refused.status == 2
+    assert "line 1 is no event" in refused.said
+    assert run_onetoken("plan", small_job.recipe, "--events", log).status == 2
 
 
 def test_what_cannot_be_planned_is_told(tmp_path) -> None:

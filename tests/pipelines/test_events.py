@@ -7,7 +7,7 @@ import pytest
 from encodable_inputs import make_recipe, write_inputs
 from engine_workers import DiesAt, Flaky, Squares, Upper, Words
 
-from infra.event_log import event_log, name_event
+from infra.event_log import event_log, name_event, read_events
 from infra.storage import LocalStorage
 from pipelines import engine as engine_module
 from pipelines.commit import publish_manifest
@@ -112,6 +112,7 @@ def test_a_build_is_logged_line_by_line(told, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["event"] for line in lines] == [name_event(type(event)) for event in told]
     assert [line["stage"] for line in lines] == [event.stage for event in told]
+    assert [*read_events(tmp_path / "events.jsonl")] == told
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     assert {"stage_started", "unit_done", "counted", "stage_ended"} <= {line["event"] for line in lines}
     for hidden in (KEY, str(tmp_path), "zebra"):
