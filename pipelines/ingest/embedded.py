@@ -23,7 +23,7 @@ from pipelines.ingest.probe_cache import ProbeCache
 from pipelines.ingest.rows.parquet_rows import read_pictures
 from pipelines.ingest.rows.ranges import RangeKind
 from pipelines.scatter import scatter
-from schemas.digest import SHORT, digest_of
+from schemas.digest import SHORT, digest_of, sha256_hex
 from schemas.errors import ConfigError, RejectCode
 from schemas.record import MediumKind
 
@@ -85,7 +85,7 @@ def _describe(unit: RangeUnit, row: int, place: int, data: bytes | None) -> Find
     location = locate_picture(unit.input.name, unit.first_row + row, place)
     if not data:
         return RejectedMedium(RejectCode.EMPTY_FILE, f"{location!r}: the row holds no bytes")
-    return describe_bytes(data, MediumKind.IMAGE, location)
+    return describe_bytes(data, sha256_hex(data), MediumKind.IMAGE, location)
 
 
 def _count(rows: list[list[Finding]], is_known: bool) -> ProbeCounts:

@@ -1,10 +1,12 @@
 """Media that lie in files, each found, read and described once, and not again while it is the same.
 
 A file is read whole once, for its sha256 and its header together. Small files are fetched and described a
-handful at a time: who asks the system for something between any two steps finds little in the processor's
-cache, and takes up to twice as long for each. A handful is 16 media, or fewer that are a megabyte together.
+handful at a time, step by step: who asks the system for something between any two steps finds little in the
+processor's cache, and takes up to twice as long for each. A handful is 16 media, or fewer that are a megabyte
+together.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import PurePosixPath
@@ -56,8 +58,8 @@ class FileProbe:
         asking = AskedMedia(asked.kind, asked.by_stem, new)
         fetches = zip(new, root.fetch(asking, files.known), strict=True)
         while handful := _take_handful(fetches):
-            for path, fetched in handful:
-                answers[path] = files.answer(path, asked.by_stem, fetched)
+            for (path, fetched), sha256 in zip(handful, _list_digests(handful), strict=True):
+                answers[path] = files.answer(path, asked.by_stem, fetched, sha256)
         return [answers[path] for path in asked.paths]
 
     def _files_of(self, url: str, kind: MediumKind) -> "_KnownFiles":
@@ -84,8 +86,8 @@ class _KnownFiles:
         """Know what an earlier run found."""
         self.known[one.location] = self._known_before[one.location] = one
 
-    def answer(self, path: str, by_stem: bool, fetched: Fetched | SampleError) -> Finding:
-        """What a medium is, from what is known if the file is the same."""
+    def answer(self, path: str, by_stem: bool, fetched: Fetched | SampleError, sha256: str) -> Finding:
+        """What a medium is, from what is known if the file is the same; `sha256` is that of what was read."""
         if isinstance(fetched, SampleError):
             return RejectedMedium(fetched.code, fetched.message)
         location, data = fetched.location, fetched.data
@@ -94,7 +96,7 @@ class _KnownFiles:
             finding = self.known[location].finding
             self._num_unchanged += one is self._known_before.get(location)
         else:
-            finding = self._describe(data, location)
+            finding = self._describe(data, sha256, location)
             self.known[location] = CachedFinding(
                 request_hash(path),
                 self._url,
@@ -110,13 +112,13 @@ class _KnownFiles:
             return finding
         return msgspec.structs.replace(finding, is_by_stem=True)
 
-    def _describe(self, data: bytes | SampleError, location: str) -> Finding:
+    def _describe(self, data: bytes | SampleError, sha256: str, location: str) -> Finding:
         """What was read, or why it cannot be used, for the cache to keep."""
         self._num_read += 1
         if isinstance(data, SampleError):
             return RejectedMedium(data.code, data.message)
         self._num_bytes_read += len(data)
-        return describe_bytes(data, self._kind, location)
+        return describe_bytes(data, sha256, self._kind, location)
 
 
 def _take_handful(fetches: Iterator[_Fetch]) -> list[_Fetch]:
@@ -130,6 +132,16 @@ def _take_handful(fetches: Iterator[_Fetch]) -> list[_Fetch]:
         if len(handful) == HANDFUL or num_bytes > HANDFUL_BYTES:
             break
     return handful
+
+
+def _list_digests(handful: Iterable[_Fetch]) -> list[str]:
+    """The sha256 of each that was read, empty for the others."""
+    return [
+        hashlib.sha256(one.data).hexdigest()
+        if isinstance(one, Fetched) and isinstance(one.data, bytes)
+        else ""
+        for _, one in handful
+    ]
 
 
 def _have_same_name(location: str, path: str) -> bool:

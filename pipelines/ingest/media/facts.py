@@ -1,11 +1,10 @@
-"""What the bytes of a medium say of themselves: digest, kind, size and duration, or what is wrong with them.
+"""What the bytes of a medium say of themselves: kind, size and duration, or what is wrong with them.
 
 Pictures are told by their header, here. Clips take a demuxer and a decoder, which run in a process of their
 own: a hostile clip costs that process and nothing else.
 """
 
 from functools import cache
-from hashlib import sha256
 from typing import Final
 
 from operators.image_header import read_image_header
@@ -17,8 +16,8 @@ from schemas.record import MediumKind
 _IMAGE: Final = MediumKind.IMAGE
 
 
-def describe_bytes(data: bytes, kind: MediumKind, location: str) -> Finding:
-    """The finding of a medium that is looked at as one of a kind, from its bytes."""
+def describe_bytes(data: bytes, sha256: str, kind: MediumKind, location: str) -> Finding:
+    """The finding of a medium that is looked at as one of a kind, from its bytes and their digest."""
     duration_s = 0.0
     try:
         if kind is _IMAGE:
@@ -29,9 +28,8 @@ def describe_bytes(data: bytes, kind: MediumKind, location: str) -> Finding:
             duration_s = clip.duration_s
     except SampleError as error:
         return RejectedMedium(error.code, f"{location!r}: {error.message}")
-    digest = sha256(data).hexdigest()
     return FoundMedium(
-        digest, kind, medium_format.extension, len(data), width_px, height_px, duration_s, location
+        sha256, kind, medium_format.extension, len(data), width_px, height_px, duration_s, location
     )
 
 

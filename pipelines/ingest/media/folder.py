@@ -96,28 +96,29 @@ class MediaFolder:
 
     def fetch(self, asked: AskedMedia, known: Mapping[str, KnownFile]) -> Iterator[Fetched | SampleError]:
         """See `MediaRoot.fetch`: one opening for a short plain file in a folder that was followed before."""
-        kind, by_stem = asked.kind, asked.by_stem
+        open_file, stat_file, read_file, close_file = os.open, os.fstat, os.read, os.close
+        follow, is_plain, find_known = self._followed.get, PLAIN_PATH.fullmatch, known.get
         for path in asked.paths:
             fetched = None
             folder, _, name = path.rpartition("/")
-            real = self._followed.get(folder)
-            if real is not None and PLAIN_PATH.fullmatch(path):
+            real = follow(folder)
+            if real is not None and is_plain(path):
                 try:
-                    descriptor = os.open(f"{real}/{name}", _READ_ONLY)
+                    descriptor = open_file(f"{real}/{name}", _READ_ONLY)
                     try:
-                        status = os.fstat(descriptor)
+                        status = stat_file(descriptor)
                         num_bytes, mtime_ns = status.st_size, status.st_mtime_ns
                         if num_bytes <= SHORT_BYTES and stat.S_ISREG(status.st_mode):
-                            one = known.get(path)
+                            one = find_known(path)
                             if one is not None and one.holds_for(FileState(num_bytes, mtime_ns)):
                                 fetched = Fetched(path, None, num_bytes, mtime_ns)
-                            elif len(data := os.read(descriptor, num_bytes + 1)) == num_bytes:
+                            elif len(data := read_file(descriptor, num_bytes + 1)) == num_bytes:
                                 fetched = Fetched(path, data, num_bytes, mtime_ns)
                     finally:
-                        os.close(descriptor)
+                        close_file(descriptor)
                 except OSError:
                     fetched = None
-            yield fetched or fetch_one(self, MediumReference(kind, path, by_stem), known)
+            yield fetched or fetch_one(self, MediumReference(asked.kind, path, asked.by_stem), known)
 
     def _open(self, location: str) -> int:
         folder, name = split_path(location)

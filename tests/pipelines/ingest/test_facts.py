@@ -30,13 +30,13 @@ def test_a_picture_is_described(form):
     data = encode_picture(form)
     extension = read_image_facts(data).format.extension
     expected = FoundMedium(sha256_hex(data), "image", extension, len(data), 11, 8, 0.0, "a/b.jpg")
-    assert describe_bytes(data, MediumKind.IMAGE, "a/b.jpg") == expected
+    assert describe_bytes(data, sha256_hex(data), MediumKind.IMAGE, "a/b.jpg") == expected
 
 
 def test_a_clip_is_described(clip):
     duration_s = read_video_facts(clip).duration_s
     expected = FoundMedium(sha256_hex(clip), "video", "mp4", len(clip), 32, 32, duration_s, "v")
-    assert describe_bytes(clip, MediumKind.VIDEO, "v") == expected
+    assert describe_bytes(clip, sha256_hex(clip), MediumKind.VIDEO, "v") == expected
     assert duration_s > 1
 
 
@@ -45,7 +45,7 @@ def test_a_clip_is_described(clip):
     ("data", "code"), [(b"", RejectCode.EMPTY_FILE), (b"<html></html>", RejectCode.UNKNOWN_FORMAT)]
 )
 def test_what_is_no_medium_has_a_code(kind, data, code):
-    found = describe_bytes(data, kind, "sub/a.jpg")
+    found = describe_bytes(data, sha256_hex(data), kind, "sub/a.jpg")
     assert isinstance(found, RejectedMedium)
     assert found.code is code
     assert found.message.startswith("'sub/a.jpg': ")
@@ -53,6 +53,6 @@ def test_what_is_no_medium_has_a_code(kind, data, code):
 
 def test_a_medium_of_the_other_kind_has_a_code(clip):
     for data, kind in ((clip, MediumKind.IMAGE), (encode_picture("PNG"), MediumKind.VIDEO)):
-        found = describe_bytes(data, kind, "a")
+        found = describe_bytes(data, sha256_hex(data), kind, "a")
         assert isinstance(found, RejectedMedium)
         assert found.code is RejectCode.WRONG_KIND
