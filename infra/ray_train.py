@@ -8,9 +8,12 @@ machine, and its elastic mode also stops healthy workers to change their number.
 again ends the run with it. Leaves out: more workers when a machine comes back, before the next failure.
 """
 
+import contextlib
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -111,8 +114,8 @@ def run_on_workers(
 
 
 def find_reason(error: Exception) -> PipelineError | None:
-    """What a worker raised that it would raise again; None where workers were lost or may do better."""
-    for reason in _failures_of(error).values():
+    """What would be raised again, here or by a worker; None where workers were lost or may do better."""
+    for reason in (error, *_failures_of(error).values()):
         if isinstance(reason, PipelineError) and not isinstance(reason, TransientError):
             return reason
     return None
@@ -149,7 +152,21 @@ def _run_once(
             ),
         ),
     )
-    trainer.fit()
+    with _own_interrupt():
+        trainer.fit()
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Generator[None]:
+    """Ray sets a handler for SIGINT, keeps it, and leaves with status 0; ours comes back, and is told."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        raise KeyboardInterrupt from left
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def count_room(plan: WorkerPlan) -> int:

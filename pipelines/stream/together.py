@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 import torch
 import torch.distributed
 
-from schemas.errors import CorruptError, PipelineError
+from schemas.errors import CorruptError, PipelineError, StorageUnavailableError, TransientError
 
 Step = TypeVar("Step")
 StepOut = TypeVar("StepOut", covariant=True)
@@ -50,6 +50,7 @@ class StoppingTogether(Generic[Step]):
 
         Raises:
             CorruptError: on every rank, with what the first rank that failed said.
+            StorageUnavailableError: the same, where another try may do better.
         """
         return stop_together(iter(self._stream), self._group)
 
@@ -76,6 +77,7 @@ def stop_together(steps: Iterator[Step], group: object | None = None) -> Iterato
 
     Raises:
         CorruptError: on every rank, with what the first rank that failed said.
+        StorageUnavailableError: the same, where another try may do better.
     """
     while True:
         step: Step | None = None
@@ -101,7 +103,9 @@ def _tell(failure: PipelineError | None, group: object | None) -> PipelineError 
     _distributed.all_reduce(flag, op=_distributed.ReduceOp.MAX, group=group)
     if not int(flag):
         return None
-    said: list[str | None] = [None] * int(_distributed.get_world_size(group))
-    _distributed.all_gather_object(said, None if failure is None else str(failure), group=group)
-    rank = next(index for index, message in enumerate(said) if message is not None)
-    return CorruptError(f"rank {rank} cannot read its part of a step: {said[rank]}")
+    said: list[tuple[str, bool] | None] = [None] * int(_distributed.get_world_size(group))
+    mine = None if failure is None else (str(failure), isinstance(failure, TransientError))
+    _distributed.all_gather_object(said, mine, group=group)
+    rank, (message, may_recover) = next((index, told) for index, told in enumerate(said) if told is not None)
+    kind = StorageUnavailableError if may_recover else CorruptError
+    return kind(f"rank {rank} cannot read its part of a step: {message}")

@@ -13,11 +13,13 @@ import pytest
 from infra import ray_train
 from infra.ray_train import WorkerPlan, find_reason, run_on_workers
 from schemas.errors import (
+    MismatchError,
     NotFoundError,
     PipelineError,
     RejectCode,
     SampleError,
     StorageUnavailableError,
+    TransientError,
     WorkError,
 )
 
@@ -126,5 +128,9 @@ def test_fewer_go_on_where_there_is_no_room_for_all(cluster: FakeCluster, tmp_pa
     ]
 
 
-def test_a_trainer_that_cannot_start_has_no_reason() -> None:
-    assert find_reason(RuntimeError("no room")) is None
+def test_what_is_wrong_here_is_no_loss() -> None:
+    """A driver that finds other sources need not start; without room, it may do better."""
+    other = MismatchError("another package of that name is installed")
+    assert find_reason(other) is other
+    assert find_reason(TransientError("no room")) is None
+    assert find_reason(RuntimeError("the trainer is gone")) is None

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from jobs.cli import main as run_command
 HELD_STEP = 5
 HOLD_LIMIT_S = 180
 POLL_S = 0.02
+PATIENCE_S = 15.0
+"""Waited for a machine that does not come back; the head misses it after three seconds."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def run_watched(
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(mortal_training)
-    ray_train.run_on_workers(mortal_training.MortalWorker(work, notes), arguments, plan, **told)
+    hasty = replace(plan, patience_s=PATIENCE_S)
+    ray_train.run_on_workers(mortal_training.MortalWorker(work, notes), arguments, hasty, **told)
 
 
 def main() -> None:

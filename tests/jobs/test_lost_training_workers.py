@@ -20,9 +20,14 @@ from small_job import CUT_AT, SmallJob, run_onetoken, write_yaml
 from infra import machines as machines_module
 from infra.machines import Machines
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("outcomes")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.timeout(1500),
+    pytest.mark.usefixtures("outcomes"),
+]
 NUM_STEPS = 8
-WAIT_LIMIT_S = 400
+WAIT_LIMIT_S = 600
 PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from mortal_training import main; main()"
 
 

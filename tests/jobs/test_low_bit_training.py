@@ -44,17 +44,14 @@ def train(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_learns_goes_on_and_answers(
-    small_job: SmallJob, outcomes, tmp_path: Path, record_property, way: str
-) -> None:
+def test_it_learns_goes_on_and_answers(small_job: SmallJob, outcomes, tmp_path: Path, way: str) -> None:
     library, sections = WAYS[way]
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"needs {library}")
     losses = train(small_job, tmp_path / way, NUM_STEPS, sections)
-    record_property("losses", losses)
     plain = train(small_job, tmp_path / "plain", NUM_STEPS, {})
     assert losses[0] == pytest.approx(plain[0], rel=0.05), "nothing has been learned yet"
-    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
     (tmp_path / way / f"step-{NUM_STEPS:06d}").rename(tmp_path / "gone")
     assert train(small_job, tmp_path / way, NUM_STEPS, sections, "--resume") == losses
     picture = small_job.folder / "media/0.png"

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from small_job import NUM_STEPS, SmallJob, run_onetoken, write_yaml
 
+from jobs.stopping import INTERRUPTED_STATUS
 from pipelines.train.checkpoint import open_checkpoint
 
 pytestmark = [
@@ -67,8 +68,12 @@ def test_what_a_worker_raises_ends_the_run_at_once(small_job: SmallJob, tmp_path
 
 
 @pytest.mark.ray
-def test_sigterm_saves_what_workers_learned(small_job: SmallJob, tmp_path: Path) -> None:
-    """The signal comes when a step has been taken, in a run that would last for days; paths are relative."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_saves_what_workers_learned(small_job: SmallJob, tmp_path: Path, number: int) -> None:
+    """The signal comes when a step has been taken, in a run that would last for days; paths are relative.
+
+    SIGINT ends the run as it ends every command.
+    """
     write_config(small_job, tmp_path / "out", steps=MANY, save_every=MANY, stop_within_s=600)
     config = yaml.safe_load((tmp_path / "out.yaml").read_text())
     config |= {"out": "out", "corpus": os.path.relpath(config["corpus"], tmp_path)}
@@ -78,8 +83,12 @@ def test_sigterm_saves_what_workers_learned(small_job: SmallJob, tmp_path: Path)
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (metrics.exists() and metrics.read_text().endswith("\n")):
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         said = process.communicate()[1]
+    if number == signal.SIGINT:
+        assert process.returncode == INTERRUPTED_STATUS, said
+        assert "stopped;" in said
+        return
     assert process.returncode == 0, said
     last = len(losses_of(tmp_path / "out"))
     assert 1 <= last < MANY

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed
 from test_stream import DATA, names, open_stream
 from tiny_corpus import TinyCorpus, build_corpus
 
 from infra.storage import LocalStorage
 from pipelines.stream.together import stop_together
-from schemas.errors import CorruptError
+from schemas.errors import CorruptError, PipelineError, StorageUnavailableError
 
 NUM_RANKS = 2
 
 
 def _run_rank(rank: int, corpus: TinyCorpus, meeting: Path, answers: Any) -> None:
-    import torch.distributed
-
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=NUM_RANKS
     )
@@ -71,3 +70,23 @@ def test_one_bad_shard_stops_all_ranks(tmp_path: Path) -> None:
     assert {num_steps for _, num_steps, _ in ended} == {first_bad}
     assert all(f"shard {bad}" in said and f"exclude: [{bad}]" in said for _, _, said in ended)
     assert ended[0][2] == ended[1][2]
+
+
+@pytest.mark.parametrize("failure", [CorruptError("torn"), StorageUnavailableError("no answer")])
+def test_what_may_recover_stays_so(tmp_path: Path, failure: PipelineError) -> None:
+    """Whoever starts ranks again tries the one and not the other."""
+
+    def fail():
+        yield 1
+        raise failure
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    try:
+        steps = stop_together(fail())
+        assert next(steps) == 1
+        with pytest.raises(type(failure), match=f"rank 0 cannot read its part of a step: {failure}"):
+            next(steps)
+    finally:
+        torch.distributed.destroy_process_group()
