@@ -77,6 +77,10 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
     },
     "reduce": {
         "prumerge_vs_loop": at_least(20.0, "a Python loop over kept tokens and keys, 16 views, CPU time"),
+        **{
+            f"{name}_size": at_most(0.25, "the int8 cache of all patches, class rows in both")
+            for name in ("average", "sequential", "spatial", "tome", "prumerge", "prumerge_plus")
+        },
     },
     "shard": {
         "serial_vs_tar_sha256": at_least(0.6, "GNU tar and sha256sum of the same pictures, CPU time"),

@@ -1,9 +1,9 @@
-"""`onetoken bench reduce`: PruMerge in whole matrices against the same as a loop over tokens; one core.
+"""`onetoken bench reduce`: PruMerge in matrices against a loop over tokens; how small reduced caches are.
 
 Sixteen views of 576 x 1024 whose class attention has outliers, as a trained encoder's has. The loop is the
 paper's algorithm 1 as it reads: for every kept token, the cosine of its key with each other key, the nearest
 of these, their weighted average; each a call of torch on vectors. Both see the same views, take turns, and
-agree.
+agree; one core. What reducers leave of a cache is `reduced_sizes`' matter.
 """
 
 import time
@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from jobs.bench.reduced_sizes import NUM_VIEWS as NUM_VIEWS_OF_A_KIND
+from jobs.bench.reduced_sizes import measure_sizes
 from jobs.bench.result import Measured, Say
 from operators.reducers import Focus, ViewFeatures, build_reducer, reduce_view
 from schemas.reducer import ReducerConfig
@@ -35,6 +37,7 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
         views = [draw_view(seed) for seed in range(max(1, round(NUM_VIEWS * scale)))]
         say(f"PruMerge of {len(views)} views")
         fast, slow = _take_turns(views, NUM_ROUNDS)
+        sizes, tokens = measure_sizes(say, max(1, round(NUM_VIEWS_OF_A_KIND * scale)))
     finally:
         torch.set_num_threads(before)
     kept = [len(reduce_view(_REDUCER, view)) for view in views]
@@ -43,7 +46,7 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
         "loop_ms": 1000 * slow / len(views),
         "tokens": sum(kept) / len(kept),
     }
-    return Measured(ratios={"prumerge_vs_loop": slow / fast}, details=details)
+    return Measured(ratios={"prumerge_vs_loop": slow / fast} | sizes, details=details | tokens)
 
 
 def draw_view(seed: int, num_patches: int = NUM_PATCHES, width: int = WIDTH) -> ViewFeatures:

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from jobs.bench import reduce
+from jobs.bench.bounds import BOUNDS
+from jobs.bench.feature_statistics import STATISTICS
 from jobs.bench.reduce import draw_view, loop_over_tokens
+from jobs.bench.reduced_sizes import measure_sizes
 from operators.reducers import build_reducer, reduce_view
 from schemas.reducer import ReducerConfig
 
@@ -20,7 +23,20 @@ def test_it_tells_a_ratio(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reduce, "NUM_ROUNDS", 1)
     monkeypatch.setattr(reduce, "draw_view", lambda seed: draw_view(seed, num_patches=64, width=16))
     threads = torch.get_num_threads()
+    monkeypatch.setattr(reduce, "measure_sizes", lambda say, _: measure_sizes(say, 2, 576, 32))
     measured = reduce.measure(tmp_path, lambda _: None, 0.1)
     assert torch.get_num_threads() == threads
     assert measured.ratios["prumerge_vs_loop"] > 1
     assert measured.details["tokens"] >= 1
+    assert set(measured.ratios) == set(BOUNDS["reduce"])
+
+
+def test_sizes_are_those_of_the_tokens_that_are_left() -> None:
+    """A quarter of the tokens takes a quarter of the bytes, and what every view costs besides."""
+    ratios, details = measure_sizes(lambda _: None, 2, 576, 32)
+    for kind in STATISTICS:
+        assert details[f"spatial_{kind}_tokens"] == 144
+        assert 1 <= details[f"prumerge_{kind}_tokens"] < 144 == details[f"prumerge_plus_{kind}_tokens"]
+        assert details[f"prumerge_{kind}_size"] < details[f"prumerge_plus_{kind}_size"] < 0.4
+    assert ratios["spatial_size"] == max(details[f"spatial_{kind}_size"] for kind in STATISTICS)
+    assert 0.25 < ratios["spatial_size"] < 0.3
