@@ -10,22 +10,19 @@ a hundred rows, passed over again and again, would be fetched each time from bey
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, cast
+
+import msgspec
 
 from operators.annotations.conversation import LEAKED_LABEL
 from operators.annotations.turns import Spelling
-from schemas.record import VIDEO_PLACEHOLDER, MediumKind, encode_conversation
+from schemas.record import VIDEO_PLACEHOLDER, MediumKind
 
 Columns = Mapping[str, Sequence[Any]]
-"""By the name of a field: what each row has there, None where it has nothing."""
+"""By the name of a field: what each row has there, None where it has nothing.
 
-
-@runtime_checkable
-class UsualTurn(Protocol):
-    """A turn: what a row of columns has a list of in the field of its turns."""
-
-    role: str
-    text: str
+In the field of its turns that is a list of structs, of a role and a text each.
+"""
 
 
 @dataclass(slots=True)
@@ -59,7 +56,10 @@ _MEDIA_FIELDS: Final = {"image": MediumKind.IMAGE, "video": MediumKind.VIDEO}
 _KINDS: Final = tuple(_MEDIA_FIELDS.values())
 _OTHER_MEDIA_FIELDS: Final = frozenset({"images", "videos"})
 _MANY: Final = 1 << 63
-_ROLES: Final = ["human", "gpt"]
+_ROLES: Final = ("human", "gpt") * 512
+"""Of longer conversations nothing is said here."""
+_AS_PAIR: Final = msgspec.structs.astuple
+_ENCODE: Final = msgspec.json.Encoder().encode
 
 
 def read_usual_rows(columns: Columns, spelling: Spelling) -> UsualRecords:
@@ -76,13 +76,14 @@ def read_usual_rows(columns: Columns, spelling: Spelling) -> UsualRecords:
     for row, (record_id, path, said) in enumerate(zip(record_ids, paths, turns, strict=True)):
         if record_id is None or path is None or not said:
             continue
-        texts = [turn.text for turn in said]
+        pairs = list(map(_AS_PAIR, said))
+        roles, texts = zip(*pairs, strict=True)
         joined = "".join(texts)
-        if _are_usual(said, texts) and _is_about(joined, texts[0], word if path else ""):
+        if _are_usual(roles, texts) and _is_about(joined, texts[0], word if path else ""):
             records.rows.append(row)
             records.record_ids.append(record_id)
             records.paths.append(path)
-            records.conversations.append(encode_conversation(texts))
+            records.conversations.append(_ENCODE(pairs))
             records.num_chars.append(len(joined))
     return records
 
@@ -107,9 +108,9 @@ def name_usual_media(rows: Sequence[tuple[object, ...]]) -> tuple[MediumKind, li
     return (_KINDS[used[0]], paths) if "".join(paths).isascii() else None
 
 
-def _are_usual(said: Sequence[UsualTurn], texts: Sequence[str]) -> bool:
+def _are_usual(roles: tuple[str, ...], texts: tuple[str, ...]) -> bool:
     """Whether human and gpt say something in turn, gpt last."""
-    return [turn.role for turn in said] == _ROLES * (len(said) // 2) and all(map(str.strip, texts))
+    return roles == _ROLES[: len(roles) & ~1] and all(map(str.strip, texts))
 
 
 def _is_about(joined: str, question: str, word: str) -> bool:

@@ -90,6 +90,15 @@ def test_usual_rows_are_read_the_short_way():
     assert (found.rows, found.record_ids, found.paths) == ([0, 1, 2], ["1", "7", ""], ["a.jpg", "a.jpg", ""])
 
 
+def test_very_long_conversations_are_left_to_the_long_way():
+    decoder = UsualDecoder(LLAVA_SPELLING)
+    pair = [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Ho."}]
+    rows = [{"conversations": pair * count} for count in (1, 512, 513, 2)]
+    decode(rows, decoder)
+    found = read_usual_rows(decoder.take_columns(decode(rows, decoder)), LLAVA_SPELLING)
+    assert found.rows == [0, 1, 3]
+
+
 def test_a_field_that_is_new_is_learned():
     decoder = UsualDecoder(LLAVA_SPELLING)
     for row in (USUAL, USUAL | {"source": "x"}):
