@@ -25,7 +25,9 @@ from schemas.corpus import (
     Manifest,
     ObjectEntry,
     Pointer,
+    StoredCommitRecord,
     commit_path,
+    digest_in_name,
     manifest_path,
     object_path,
 )
@@ -67,6 +69,19 @@ def read_object(storage: Storage, entry: ObjectEntry) -> bytes:
     return data
 
 
+def read_named(storage: Storage, path: str) -> bytes:
+    """The bytes of an object that nothing lists, checked by its name.
+
+    Raises:
+        NotFoundError: when it is gone.
+        CorruptError: when they are not those that the name tells.
+    """
+    data = storage.read_bytes(path)
+    if not sha256_hex(data).startswith(digest_in_name(path)):
+        raise CorruptError(f"{storage.url}/{path} does not hold the bytes that were written; delete it")
+    return data
+
+
 def find_commit(storage: Storage, unit: str, fingerprint: str) -> CommitRecord | None:
     """The commit record of a unit, if it is done and its objects are there."""
     for record in _list_records(storage, unit, fingerprint):
@@ -88,7 +103,7 @@ def commit(storage: Storage, record: CommitRecord, when_beaten: str = MUST_AGREE
     Raises:
         ConflictError: when bytes that must be the same differ.
     """
-    data = canonical_json(record.model_dump(mode="json"))
+    data = record.to_bytes()
     attempt = 0
     while not storage.create(commit_path(record.unit, record.fingerprint, attempt), data):
         winner = _read_record(storage, record.unit, record.fingerprint, attempt)
@@ -117,9 +132,23 @@ def _list_records(storage: Storage, unit: str, fingerprint: str) -> Iterator[Com
 
 def _read_record(storage: Storage, unit: str, fingerprint: str, attempt: int) -> CommitRecord:
     path = commit_path(unit, fingerprint, attempt)
-    record = parse_stored(storage.read_bytes(path), CommitRecord, f"{storage.url}/{path}")
+    record = parse_commit(storage.read_bytes(path), f"{storage.url}/{path}")
     if (record.unit, record.fingerprint) != (unit, fingerprint):
         raise CorruptError(f"{storage.url}/{path} is the record of another unit; delete it")
+    return record
+
+
+def parse_commit(data: bytes, where: str) -> CommitRecord:
+    """A commit record, checked by the digest that it bears.
+
+    Raises:
+        MismatchError: for a format version that this release does not know.
+        CorruptError: when it is not as it was written.
+    """
+    stored = parse_stored(data, StoredCommitRecord, where)
+    record = stored.unseal()
+    if record is None or canonical_json(stored.model_dump(mode="json", exclude_none=True)) != data:
+        raise CorruptError(f"{where} is damaged: it is not the record that was written; delete it")
     return record
 
 

@@ -4,17 +4,21 @@ Objects are immutable and named by digest; a manifest lists every object that co
 to the one manifest in force. Everything here refuses a format version that it does not know.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, cast
 
 from pydantic import Field
 
 from schemas.configuration import StrictModel
-from schemas.digest import SHORT, canonical_json, sha256_hex
+from schemas.digest import SHORT, canonical_json, digest_of, sha256_hex
 from schemas.plan import ShardPlan
 
 FORMAT_VERSION: Final = 2
 POINTER_PATH: Final = "corpus.json"
+_DIGEST_IN_NAME: Final = re.compile(
+    r"features/([0-9a-f]{16})/spec\.json|(?:.*/)?([0-9a-f]{64})\.json|.*-([0-9a-f]{16})(?:\.[a-z]+)?"
+)
 
 
 class ObjectEntry(StrictModel):
@@ -172,6 +176,24 @@ class CommitRecord(StrictModel):
     environment: dict[str, str] = Field(default_factory=dict)
     """Device class, library versions, batch size: told, not compared."""
 
+    def to_bytes(self) -> bytes:
+        """The bytes that are stored: canonical JSON, with the digest of all the rest as `sha256`."""
+        values = self.model_dump(mode="json")
+        return canonical_json(values | {"sha256": digest_of(values)})
+
+
+class StoredCommitRecord(CommitRecord):
+    """A commit record as it is read back. No manifest lists it, so it bears its own digest."""
+
+    sha256: str | None = None
+    """None in records of releases that did not write it."""
+
+    def unseal(self) -> CommitRecord | None:
+        """What was committed; None when the digest is another's."""
+        values = self.model_dump(mode="json", exclude={"sha256"})
+        is_sound = self.sha256 in (None, digest_of(values))
+        return CommitRecord.model_validate(values) if is_sound else None
+
 
 def _write_pieces(value: object) -> Iterator[bytes]:
     """The canonical JSON of a part of a manifest, an entry of a list at a time."""
@@ -214,6 +236,12 @@ def commit_path(unit: str, fingerprint: str, attempt: int = 0) -> str:
 def lengths_unit(examples: str) -> str:
     """The unit that counts the tokens of this file of examples, whatever the tokenizer."""
     return f"lengths-{examples.rpartition('/')[2].rpartition('.')[0]}"
+
+
+def digest_in_name(path: str) -> str:
+    """What the name of an object tells of its sha256: the first digits, or all; or nothing."""
+    found = _DIGEST_IN_NAME.fullmatch(path)
+    return next(filter(None, found.groups())) if found else ""
 
 
 def object_path(folder: str, name: str, sha256: str, extension: str) -> str:

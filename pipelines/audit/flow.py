@@ -16,7 +16,7 @@ from operators.codec import find_kind
 from operators.fidelity import measure_fidelity
 from pipelines.audit.loss import measure_loss_change, open_audited_checkpoint
 from pipelines.audit.views import read_random_views
-from pipelines.commit import parse_stored
+from pipelines.commit import parse_stored, read_named
 from pipelines.engine import Progress, no_progress
 from pipelines.featurize.single import MediumEncoder
 from pipelines.stream.fresh import FreshFeatures
@@ -100,9 +100,13 @@ def audit(
 
 
 def find_audit(storage: Storage, manifest: Manifest, plan: AuditPlan) -> tuple[str, AuditRecord] | None:
-    """An audit of this manifest that was kept, of as many views against the same floor."""
+    """An audit of this manifest that was kept, of as many views against the same floor.
+
+    Raises:
+        CorruptError: when one that was kept is not as it was written.
+    """
     for path in storage.list(f"{_folder_of(plan.spec)}/audits"):
-        record = parse_stored(storage.read_bytes(path), AuditRecord, f"{storage.url}/{path}")
+        record = parse_stored(read_named(storage, path), AuditRecord, f"{storage.url}/{path}")
         wanted = (manifest.digest, plan.seed, plan.num_views, plan.floor)
         if wanted == (record.manifest_sha256, record.seed, record.num_views, record.floor):
             return path, record

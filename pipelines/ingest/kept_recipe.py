@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.storage import Storage
-from pipelines.commit import parse_stored
+from pipelines.commit import parse_stored, read_named
 from pipelines.ingest.inputs import list_inputs
 from schemas.corpus import Manifest
 from schemas.digest import SHORT, canonical_json, sha256_hex
@@ -33,7 +33,7 @@ def find_recipe(storage: Storage, manifest: Manifest, here: Path) -> Recipe:
     """
     prefix = f"{FOLDER}/{manifest.ingest_digest[:SHORT]}-"
     paths = [path for path in storage.list(FOLDER) if path.startswith(prefix)]
-    recipes = [parse_stored(storage.read_bytes(path), Recipe, f"{storage.url}/{path}") for path in paths]
+    recipes = [parse_stored(read_named(storage, path), Recipe, f"{storage.url}/{path}") for path in paths]
     usable = [recipe for recipe in recipes if _leads_somewhere(recipe, here)]
     if len(usable) != 1:
         what = "leads to its annotations" if not usable else "is the only one whose annotations are there"

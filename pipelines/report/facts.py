@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from infra.storage import Storage
-from pipelines.commit import parse_stored, read_object
+from pipelines.commit import parse_stored, read_named, read_object
 from schemas.corpus import FeatureSet, Manifest
 from schemas.errors import CorruptError
 from schemas.feature import FeatureSpec
@@ -118,5 +118,5 @@ def list_caches(storage: Storage, manifest: Manifest) -> list[Cache]:
 def _read_audits(storage: Storage, spec: str) -> tuple[AuditRecord, ...]:
     paths = storage.list(f"features/{spec}/audits")
     return tuple(
-        parse_stored(storage.read_bytes(path), AuditRecord, f"{storage.url}/{path}") for path in paths
+        parse_stored(read_named(storage, path), AuditRecord, f"{storage.url}/{path}") for path in paths
     )

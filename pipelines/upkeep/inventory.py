@@ -1,7 +1,7 @@
 """What lies in a corpus, and which manifests and commits list it.
 
-Only what this program writes under names of its own is looked at: a user's files, reports, audits, kept
-recipes and the cache of the probe are nobody's garbage.
+Only what this program writes under names of its own is looked at: a user's files and reports are nobody's.
+Audits, kept recipes and the cache of the probe are never garbage.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from infra.storage import Storage, StoredObject
-from pipelines.commit import parse_stored
+from pipelines.commit import parse_commit, parse_stored
 from pipelines.scatter import SCRATCH
 from schemas.corpus import CommitRecord, Manifest, manifest_path
 from schemas.digest import sha256_hex
@@ -29,6 +29,9 @@ _OBJECT: Final = re.compile(
 )
 _LENGTHS: Final = re.compile(rf"{LENGTHS}/[0-9a-f]{{16}}/[^/]+-[0-9a-f]{{16}}\.parquet")
 _MANIFEST: Final = re.compile(rf"{MANIFESTS}/[0-9a-f]{{64}}\.json")
+_NAMED: Final = re.compile(
+    r"features/[0-9a-f]{16}/audits/[0-9a-f]{64}\.json|recipes/[^/]+-[0-9a-f]{16}\.json|probes/[^/]+-[0-9a-f]{16}"
+)
 _COMMIT: Final = re.compile(rf"{COMMITS}/(?P<unit>[^/]+)-[0-9a-f]{{32}}(-[0-9]+)?\.json")
 
 
@@ -41,6 +44,12 @@ def list_data(storage: Storage) -> list[StoredObject]:
 def list_lengths(storage: Storage) -> list[StoredObject]:
     """Token counts of examples, which no manifest lists: they belong to the examples that were counted."""
     return [one for one in storage.list_objects(LENGTHS) if _LENGTHS.fullmatch(one.path)]
+
+
+def list_named(storage: Storage) -> list[StoredObject]:
+    """Audits, kept recipes and findings of the probe, which nothing lists."""
+    found = (one for folder in ("features", "recipes", "probes") for one in storage.list_objects(folder))
+    return [one for one in found if _NAMED.fullmatch(one.path)]
 
 
 def list_scratch(storage: Storage) -> list[StoredObject]:
@@ -88,13 +97,13 @@ def read_commit(storage: Storage, path: str) -> CommitRecord | None:
     """A commit record; None when it has gone meanwhile.
 
     Raises:
-        CorruptError: when it is no commit record.
+        CorruptError: when it is no commit record, or not as it was written.
     """
     try:
         data = storage.read_bytes(path)
     except NotFoundError:
         return None
-    return parse_stored(data, CommitRecord, f"{storage.url}/{path}")
+    return parse_commit(data, f"{storage.url}/{path}")
 
 
 def resolve_digest(storage: Storage, prefix: str) -> str:

@@ -3,12 +3,13 @@
     tables, quarantine, spec, weights   digest and size; rows in order, each once; totals by source and code
     shards, leaf by leaf                see `check_leaves`, `check_tars`
     plan                                leaves that overlap nowhere; a shard for each
-    manifests, commit records           digest; form and name
+    manifests                           digest
+    all else                            see `check_unlisted`
 
-Every bit of every object that the manifest lists is covered by a digest, and the manifest by the pointer.
-Left out: the environment in commit records, which nothing depends on, and the cache of the probe, whose
-entries carry digests of their own and are passed over when damaged. Objects that no manifest lists are told,
-not blamed.
+Every bit of every object that the manifest lists is covered by a digest, and the manifest by the pointer;
+what it does not list bears its digest, or is named by it. That no manifest lists an object is told, not
+blamed. Left out is what nobody reads back: scratch and notices (`scratch/`, `publishing/`, `removing/`) of
+runs at work or killed, and files that are not ours, reports among them.
 
 A unit is one file of a table or one leaf, so memory is that of sharding. All bytes are read once, tables
 twice.
@@ -25,22 +26,24 @@ from pipelines.commit import load_manifest
 from pipelines.engine import Engine, Progress, no_progress, run_as_finished
 from pipelines.upkeep.check_leaves import LeafCheck, LeafUnit, read_spec
 from pipelines.upkeep.check_tables import TABLE_CHECKS, check_totals
+from pipelines.upkeep.check_unlisted import UnlistedCheck
 from pipelines.upkeep.findings import FAULT, REBUILD, Checked, Finding
 from pipelines.upkeep.inventory import (
     digest_in,
     list_commits,
     list_data,
+    list_lengths,
     list_manifests,
+    list_named,
     list_scratch,
-    read_commit,
     read_manifest,
     sum_bytes,
 )
-from schemas.corpus import POINTER_PATH, Manifest, ObjectEntry, ShardEntry, commit_path
+from schemas.corpus import POINTER_PATH, Manifest, ObjectEntry, ShardEntry
 from schemas.errors import CorruptError, MismatchError, NotFoundError
 from schemas.record import Modality
 
-RECORDS_PER_UNIT: Final = 200
+UNLISTED_PER_UNIT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,14 @@ class RecordsUnit:
     paths: tuple[str, ...]
 
 
-CheckUnit = ObjectUnit | LeafUnit | RecordsUnit
+@dataclass(frozen=True, slots=True)
+class NamedUnit:
+    """Some objects that only their names tell of."""
+
+    objects: tuple[StoredObject, ...]
+
+
+CheckUnit = ObjectUnit | LeafUnit | RecordsUnit | NamedUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +81,16 @@ class VerifyWorker:
     def build(self) -> Callable[[CheckUnit], Checked]:
         """See `Worker.build`."""
         leaves = LeafCheck(self.storage, self.manifest)
+        unlisted = UnlistedCheck(self.storage, self.manifest)
 
         def check(unit: CheckUnit) -> Checked:
             match unit:
                 case LeafUnit():
                     return leaves.check(unit)
                 case RecordsUnit():
-                    return _check_records(self.storage, unit.paths)
+                    return unlisted.check_records(unit.paths)
+                case NamedUnit():
+                    return unlisted.check_named(unit.objects)
                 case ObjectUnit():
                     if unit.kind in TABLE_CHECKS:
                         return TABLE_CHECKS[unit.kind](self.storage, unit.entry)
@@ -119,8 +132,8 @@ def verify(storage: Storage, engine: Engine, progress: Progress = no_progress) -
         way_out = "restore it, or delete corpus.json and run the build again"
         return Verified(findings=(Finding(POINTER_PATH, str(error), way_out),))
     total = Checked()
-    commits = [record.path for record in list_commits(storage)]
-    units = [*_list_units(manifest), *_cut(commits)]
+    stored = list_data(storage)
+    units = [*_list_units(manifest), *_list_unlisted(storage, manifest, stored)]
     worker = VerifyWorker(storage, manifest)
     for _, checked in run_as_finished(engine, worker, units, "verify", progress):
         total.add(checked)
@@ -128,7 +141,6 @@ def verify(storage: Storage, engine: Engine, progress: Progress = no_progress) -
     if not total.findings:
         check_totals(manifest, total, manifest.path)
         _check_sets(storage, manifest, total)
-    stored = list_data(storage)
     _check_sizes(manifest, stored, total)
     listed = _check_manifests(storage, total)
     unlisted = [one for one in stored if one.path not in listed]
@@ -139,7 +151,7 @@ def verify(storage: Storage, engine: Engine, progress: Progress = no_progress) -
         num_bytes=total.num_bytes,
         num_items=sum(leaf.num_items for leaf in manifest.plan),
         num_manifests=len(list_manifests(storage)),
-        num_commits=len(commits),
+        num_commits=sum(len(unit.paths) for unit in units if isinstance(unit, RecordsUnit)),
         num_unlisted=len(unlisted),
         num_unlisted_bytes=sum_bytes(unlisted),
         num_scratch=len(scratch),
@@ -166,23 +178,21 @@ def _list_units(manifest: Manifest) -> Iterator[CheckUnit]:
         yield LeafUnit(leaf, shards.get(leaf.name), encoded)
 
 
-def _cut(paths: Sequence[str]) -> Iterator[RecordsUnit]:
-    for start in range(0, len(paths), RECORDS_PER_UNIT):
-        yield RecordsUnit(tuple(paths[start : start + RECORDS_PER_UNIT]))
+def _list_unlisted(
+    storage: Storage, manifest: Manifest, stored: Sequence[StoredObject]
+) -> Iterator[CheckUnit]:
+    """What the manifest in force does not list, in units of some size."""
+    for records in _cut(list_commits(storage)):
+        yield RecordsUnit(tuple(record.path for record in records))
+    listed = {entry.path for entry in manifest.list_objects()}
+    others = [one for one in stored if one.path not in listed]
+    for objects in _cut([*others, *list_lengths(storage), *list_named(storage)]):
+        yield NamedUnit(tuple(objects))
 
 
-def _check_records(storage: Storage, paths: Sequence[str]) -> Checked:
-    """Commit records are what their names say."""
-    checked = Checked()
-    for path in paths:
-        try:
-            record = read_commit(storage, path)
-        except (CorruptError, MismatchError) as error:
-            checked.blame(path, str(error))
-            continue
-        if record and not path.startswith(commit_path(record.unit, record.fingerprint).removesuffix(".json")):
-            checked.blame(path, "is the record of another unit")
-    return checked
+def _cut(objects: Sequence[StoredObject]) -> Iterator[Sequence[StoredObject]]:
+    for start in range(0, len(objects), UNLISTED_PER_UNIT):
+        yield objects[start : start + UNLISTED_PER_UNIT]
 
 
 def _check_plan(manifest: Manifest, total: Checked) -> None:

@@ -11,11 +11,14 @@ from pipelines.commit import (
     commit,
     find_commit,
     load_manifest,
+    parse_commit,
     publish_manifest,
     put_object,
+    read_named,
     read_object,
 )
 from schemas.corpus import CommitRecord, Manifest, ObjectEntry
+from schemas.digest import canonical_json
 from schemas.errors import ConflictError, CorruptError, MismatchError, NotFoundError
 
 FINGERPRINT = "f" * 64
@@ -76,6 +79,43 @@ def test_objects_are_named_by_their_digest_and_checked(storage: LocalStorage) ->
     storage.local_path(entry.path).write_bytes(b"flipp")
     with pytest.raises(CorruptError, match="does not hold the bytes"):
         read_object(storage, entry)
+
+
+def test_no_flipped_bit_of_a_record_is_believed(storage: LocalStorage) -> None:
+    entry = put_object(storage, "shards", "image-all", "tar", b"bytes", num_rows=1)
+    data = commit(storage, record(entry)).to_bytes()
+    assert parse_commit(data, "here") == record(entry)
+    for place in range(len(data)):
+        for bit in range(8):
+            flipped = bytes([*data[:place], data[place] ^ 1 << bit, *data[place + 1 :]])
+            with pytest.raises((CorruptError, MismatchError)):
+                parse_commit(flipped, "here")
+
+
+def test_records_of_earlier_releases_bear_no_digest(storage: LocalStorage) -> None:
+    entry = put_object(storage, "shards", "image-all", "tar", b"bytes", num_rows=1)
+    values = record(entry).model_dump(mode="json")
+    assert parse_commit(canonical_json(values), "here") == record(entry)
+    with pytest.raises(CorruptError, match="not the record that was written"):
+        parse_commit(canonical_json(values | {"sha256": "0" * 64}), "here")
+
+
+def test_a_changed_record_is_not_gone_on_with(storage: LocalStorage) -> None:
+    entry = put_object(storage, "shards", "image-all", "tar", b"bytes", num_rows=1)
+    commit(storage, record(entry))
+    (path,) = storage.list("commits")
+    data = storage.read_bytes(path)
+    storage.write_scratch(path, [data.replace(b'"num_rows":1', b'"num_rows":3')])
+    with pytest.raises(CorruptError, match="not the record that was written; delete it"):
+        find_commit(storage, "shard-image-all", FINGERPRINT)
+
+
+def test_a_named_object_is_checked_by_its_name(storage: LocalStorage) -> None:
+    entry = put_object(storage, "media", "all", "parquet", b"bytes", num_rows=1)
+    assert read_named(storage, entry.path) == b"bytes"
+    storage.local_path(entry.path).write_bytes(b"flipp")
+    with pytest.raises(CorruptError, match="does not hold the bytes"):
+        read_named(storage, entry.path)
 
 
 def test_readers_see_the_published_manifest(storage: LocalStorage) -> None:

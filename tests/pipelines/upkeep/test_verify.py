@@ -2,17 +2,35 @@
 
 import io
 import random
+from pathlib import Path
 
 import pytest
+from test_collect import OneToken
 
 from infra.tar import pack_index, read_index, read_members, write_shard
 from operators.feature_file import read_header
+from pipelines.audit.flow import AuditPlan, audit
 from pipelines.commit import load_manifest, publish_manifest, put_object
 from pipelines.engine import SerialEngine
 from pipelines.process_engine import ProcessesEngine
+from pipelines.stream.lengths import count_lengths
+from pipelines.upkeep.inventory import read_commit
 from pipelines.upkeep.verify import verify
 from schemas.corpus import POINTER_PATH, FeatureReject, ShardEntry
 from schemas.errors import NotFoundError
+
+FOLDERS = (
+    "commits",
+    "examples",
+    "features",
+    "lengths",
+    "manifests",
+    "media",
+    "probes",
+    "quarantine",
+    "recipes",
+    "shards",
+)
 
 
 def check(storage):
@@ -100,18 +118,34 @@ def test_damage_is_told_by_member(corpus):
     assert finding.way_out == "delete it and run the build again"
 
 
-def test_a_flip_in_every_object_is_found(corpus):
-    chooser = random.Random(5)
+@pytest.fixture
+def full_corpus(corpus):
+    """With token counts, an audit, and a shard that no manifest lists, besides."""
     manifest = load_manifest(corpus)
-    paths = [*listed_paths(manifest), *corpus.list("manifests"), POINTER_PATH]
-    assert len(paths) > 20
+    count_lengths(corpus, manifest.examples, OneToken("a" * 64), SerialEngine())
+    (spec,) = manifest.features
+    audit(corpus, manifest, AuditPlan(spec=spec, num_views=2))
+    put_object(corpus, "shards", "image-0", "tar", b"four", 1)
+    return corpus
+
+
+@pytest.mark.parametrize("seed", [5, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4))])
+def test_a_flip_in_every_file_is_found(full_corpus, seed):
+    storage = full_corpus
+    root = Path(storage.url)
+    files = [file for file in sorted(root.rglob("*")) if file.is_file()]
+    paths = [file.relative_to(root).as_posix() for file in files if file.stat().st_size]
+    assert {path.partition("/")[0] for path in paths} == {POINTER_PATH, *FOLDERS}
+    assert check(storage).findings == ()
+    chooser = random.Random(seed)
+    in_force = load_manifest(storage).path
     for path in paths:
-        place, bit = chooser.randrange(len(corpus.read_bytes(path))), chooser.randrange(8)
-        flip(corpus, path, place, bit)
-        blamed = {finding.where for finding in check(corpus).findings}
-        assert (POINTER_PATH if path == manifest.path else path) in blamed, (path, place, bit)
-        flip(corpus, path, place, bit)
-    assert check(corpus).findings == ()
+        place, bit = chooser.randrange(len(storage.read_bytes(path))), chooser.randrange(8)
+        flip(storage, path, place, bit)
+        blamed = {finding.where for finding in check(storage).findings}
+        assert (POINTER_PATH if path == in_force else path) in blamed, (path, place, bit)
+        flip(storage, path, place, bit)
+    assert check(storage).findings == ()
 
 
 @pytest.mark.parametrize("change", ["gone", "shorter", "longer"])
@@ -135,7 +169,8 @@ def test_an_object_of_another_size_is_found(corpus, change):
     ("change", "message"),
     [
         (lambda data: b"{", "fields are wrong"),
-        (lambda data: data.replace(b'"unit":"', b'"unit":"x'), "record of another unit"),
+        (lambda data: data.replace(b'"items":', b'"items":1'), "not the record that was written"),
+        (lambda data: data.replace(b'"items":', b'"items": '), "not the record that was written"),
         (lambda data: data.replace(b'"objects"', b'"0bjects"'), "fields are wrong"),
     ],
 )
@@ -145,6 +180,29 @@ def test_a_damaged_commit_record_is_found(corpus, change, message):
     (finding,) = check(corpus).findings
     assert finding.where == path
     assert message in finding.what
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unit": "shard-image-other"}, "is the record of another unit"),
+        ({"num_rows": 9}, "tells otherwise of shards/image-000-"),
+        ({"sha256": "0" * 64}, "tells another digest of shards/image-000-"),
+    ],
+)
+def test_a_record_that_was_written_wrong_is_found(corpus, change, message):
+    path = next(path for path in corpus.list("commits") if "shard-image-000" in path)
+    record = read_commit(corpus, path)
+    first, *others = record.objects
+    values = (
+        {"unit": change["unit"]}
+        if "unit" in change
+        else {"objects": [first.model_copy(update=change), *others]}
+    )
+    corpus.write_scratch(path, [record.model_copy(update=values).to_bytes()])
+    findings = check(corpus).findings
+    assert {finding.where for finding in findings} == {path}
+    assert any(finding.what.startswith(message) for finding in findings)
 
 
 def test_what_no_manifest_lists_is_told_and_no_error(corpus):
