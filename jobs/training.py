@@ -186,9 +186,7 @@ def _train_together(
     assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, data.spec.encoder.width)
     lengths = count_tokens(data, assembly.prompter, SerialEngine(), reporter, processes)
     reader = open_reader(config, data)
-    stream = open_stream(
-        config, data, lengths, rank=processes.rank, world_size=processes.world_size, reader=reader
-    )
+    stream = open_stream(config, data, lengths, processes, reader)
     check_context(config, stream, assembly.model.llm.config)
     if stream.catalog.left_out:
         say(f"some examples are left out for what they say: {in_counts(stream.catalog.left_out)}")

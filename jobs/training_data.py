@@ -162,23 +162,24 @@ def open_stream(
     config: TrainConfig,
     data: TrainingData,
     lengths: "Lengths",
-    *,
-    rank: int = 0,
-    world_size: int = 1,
+    processes: "Processes | None" = None,
     reader: "FeatureReader | None" = None,
 ) -> "FeatureStream":
     """The examples that a run trains on, in its order; `reader` takes the place of the cache."""
     from pipelines.stream.stream import FeatureStream
+    from pipelines.train.processes import ALONE
     from pipelines.train.shape import count_frame_tokens
 
+    place = processes or ALONE
     stream = FeatureStream(
         data.storage,
         data.manifest,
         data.digest,
         config.data,
         seed=config.run.seed,
-        rank=rank,
-        world_size=world_size,
+        rank=place.rank,
+        world_size=place.world_size,
+        num_nodes=place.num_nodes,
         lengths=lengths,
         frame_tokens=count_frame_tokens(config, data.spec),
     )
@@ -274,6 +275,7 @@ def hold_out(
             num_epochs=1,
             rank=processes.rank,
             world_size=processes.world_size,
+            num_nodes=processes.num_nodes,
             lengths=lengths,
             frame_tokens=count_frame_tokens(config, data.spec),
         )

@@ -10,9 +10,9 @@ gets batches of one size, the last of them padded (`encode_fixed`): batch mates 
 nothing, for one device class and library version. A CPU gets one view at a time, and the features are the
 same bits for any batch size; at ViT-L's shape that costs no time (fp32: 0.9 of the CPU time of batches of 8).
 
-On a CPU neither channels-last nor `torch.compile` pays (BENCHMARKS.md), so neither is here; bfloat16 is for
-GPUs, and for processors with instructions for it. What compiling and CUDA graphs gain on a GPU has not been
-measured.
+On a CPU channels-last gains nothing and `torch.compile` 5 % (BENCHMARKS.md), less than compiling costs every
+worker, so neither is here; bfloat16 is for GPUs, and for processors with instructions for it. What compiling
+and CUDA graphs gain on a GPU has not been measured.
 
 SigLIP has no class token: of its views patches alone are kept, and nobody can ask what the class token looks
 at. SigLIP 2 of a fixed size is the same tower and model type; the one of any size (NaFlex) is refused.
@@ -25,7 +25,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import torch
 from jaxtyping import Float
@@ -47,8 +47,6 @@ _TOWERS: Final[dict[str, type[PreTrainedModel]]] = {
 _NAFLEX_HINT: Final = (
     "; this one takes views of any size (NaFlex), the cache holds views of one: use a SigLIP 2 of fixed size"
 )
-
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,8 +126,12 @@ class VisionEncoder(nn.Module):
         return self._next_attention
 
     def compute_weights_digest(self) -> str:
-        """The digest of all tensors that the features depend on."""
-        return compute_weights_digest(self.state_dict())
+        """The digest of all tensors that the features, and what reducers make of them, depend on."""
+        tensors: dict[str, Tensor] = self.state_dict()
+        if self._next_attention is not None:
+            for name, tensor in self._next_attention.tensors.items():
+                tensors[f"next_attention.{name}"] = tensor
+        return compute_weights_digest(tensors)
 
     def _compute_rows(self, pixels: Float[Tensor, "views 3 size size"]) -> Float[Tensor, "views rows width"]:
         rows = self.pre_norm(self.embeddings(pixels.to(self.device, self.dtype)))
@@ -143,9 +145,7 @@ class VisionEncoder(nn.Module):
         return EncoderOutput(rows, None)
 
 
-def load_encoder(
-    model: str, *, layer: int = -2, dtype: torch.dtype = torch.float32, attention: Attention = "sdpa"
-) -> VisionEncoder:
+def load_encoder(model: str, *, layer: int = -2, dtype: torch.dtype = torch.float32) -> VisionEncoder:
     """The vision tower of a CLIP or SigLIP model, from a folder or by its name on the Hub.
 
     Raises:
@@ -162,7 +162,7 @@ def load_encoder(
                 tower_class.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
                     model,
                     dtype=dtype,
-                    attn_implementation=attention,
+                    attn_implementation="sdpa",
                     weights_only=True,
                     output_loading_info=True,
                 ),

@@ -31,7 +31,8 @@ class EncoderIdentity(StrictModel):
     """The frozen tower, by what it computes and not by its name or where it lies."""
 
     weights_sha256: str
-    """Over the sorted tensors of the layers that are used."""
+    """Over the sorted tensors of the layers that are used, and of the norm, query and key of the next one, by
+    which reducers choose."""
     architecture: str
     """What the weights do not show: kind, heads, activation, epsilon."""
     layer: int

@@ -6,8 +6,9 @@
 Everything is in the order of items, so which views share a batch depends on the shard alone. What is held: a
 few batches of views, one item for each decoder, and the rows of two items.
 
-On CUDA the encoder's calls return before they are computed, so the next batch is copied while one is at work;
-pixels travel as bytes from pinned memory and are normalized there, by the same table (bit-equal).
+On CUDA the encoder's calls return before they are computed, so the next batch is copied, on a stream of its
+own, while one is at work; pixels travel as bytes from pinned memory and are normalized there, by the same
+table (bit-equal).
 """
 
 import time
@@ -23,7 +24,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from operators.clip import VisionEncoder
-from operators.device_pixels import normalize_on_device
+from operators.device_pixels import copy_to_gpu, normalize_on_device
 from operators.preprocess import Processor, normalize_views
 from operators.render import RenderedMedium
 from pipelines.decode.isolated import IsolatedDecoder
@@ -92,8 +93,7 @@ class ItemEncoder:
         self, views: UInt8[np.ndarray, "views height width 3"]
     ) -> tuple[Float[Tensor, "views patches hidden"], Float[Tensor, "views hidden"] | None]:
         if self.encoder.device.type == "cuda":
-            staged = torch.as_tensor(views).pin_memory().to(self.encoder.device, non_blocking=True)
-            pixels = normalize_on_device(staged, self.processor)
+            pixels = normalize_on_device(copy_to_gpu(views, self.encoder.device), self.processor)
         else:
             pixels = torch.as_tensor(normalize_views(views, self.processor))
         output = self.encoder.encode_fixed(pixels, self.batch_size)

@@ -116,6 +116,9 @@ class FreshReader(FeatureReader):
         super().__init__(storage, manifest, spec)
         self._fresh = fresh
 
+    def share_source(self, other: FeatureReader) -> None:
+        """Feature shards are not read, so none are fetched ahead either."""
+
     def read_item(
         self,
         key: str,

@@ -81,6 +81,10 @@ class FeatureReader:
         self.spec = _read_spec(storage, features, spec)
         self.codec = open_view_codec(self.spec)
 
+    def share_source(self, other: "FeatureReader") -> None:
+        """From now on, read shards where another reader of the same corpus does."""
+        self._source = other._source
+
     def pin_memory(self) -> None:
         """From now on, read whole items to where a GPU of this process copies them from."""
         self._rooms = UsedRooms(is_pinned=True)

@@ -115,6 +115,7 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
 
     @reader.setter
     def reader(self, reader: FeatureReader) -> None:
+        reader.share_source(self.loader.reader)
         self.loader.reader = reader
 
     def num_steps(self, epoch: int) -> int:

@@ -25,6 +25,8 @@ class Processes:
 
     rank: int = 0
     world_size: int = 1
+    num_nodes: int = 1
+    """Machines that they run on."""
 
     @property
     def is_first(self) -> bool:
@@ -75,7 +77,7 @@ def join_processes(device_type: str) -> Generator[Processes]:
     A group that stands already is joined and left standing.
     """
     if dist.is_initialized():
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield _describe_place()
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -85,6 +87,13 @@ def join_processes(device_type: str) -> Generator[Processes]:
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield _describe_place()
     finally:
         dist.destroy_process_group()
+
+
+def _describe_place() -> Processes:
+    """Machines are counted as if all had as many processes as this one."""
+    world_size = dist.get_world_size()
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    return Processes(dist.get_rank(), world_size, num_nodes=-(-world_size // beside))

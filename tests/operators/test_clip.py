@@ -195,7 +195,7 @@ def test_a_view_that_is_not_finite_spoils_no_other(folders, pixels, number):
     assert torch.equal(found.patches[others], expected.patches[others])
 
 
-def test_the_digest_covers_the_layers_used_and_nothing_else(folders, tmp_path):
+def test_the_digest_covers_what_is_used_and_nothing_else(folders, tmp_path):
     def digest(folder, **options):
         return load_encoder(str(folder), **options).compute_weights_digest()
 
@@ -212,14 +212,17 @@ def test_the_digest_covers_the_layers_used_and_nothing_else(folders, tmp_path):
     assert base == digest(folders / "clip")
     assert base == digest(changed("layers.3.mlp.fc1.bias"))
     assert base == digest(changed("post_layernorm.weight"))
+    assert base == digest(changed("layers.3.self_attn.v_proj.weight"))
     different = {
         base,
         digest(changed("layers.2.mlp.fc1.bias")),
         digest(changed("class_embedding")),
+        digest(changed("layers.3.self_attn.q_proj.weight")),
+        digest(changed("layers.3.layer_norm1.bias")),
         digest(folders / "clip", layer=-3),
         digest(folders / "clip", dtype=torch.bfloat16),
     }
-    assert len(different) == 5
+    assert len(different) == 7
 
 
 def test_the_digest_tells_name_shape_and_dtype_apart():

@@ -16,6 +16,7 @@ from jobs.bench.feature_statistics import STATISTICS, Statistics, draw_views
 from operators.codec import CODECS, decode_views, find_kind, identify_codec, open_codec
 from operators.codec.fp16 import FP16_KIND
 from operators.fidelity import measure_fidelity
+from pipelines.stream.used_rooms import UsedRooms
 from schemas.errors import CorruptError, MismatchError, RejectCode, SampleError
 
 GOLDEN = {
@@ -129,6 +130,22 @@ def test_a_gpu_writes_and_reads_the_same(name: str) -> None:
     payloads = codec.encode(views)
     assert codec.encode(views.cuda()) == payloads
     decoded = decode_views(codec, payloads, 576, 1024, torch.device("cuda"))
+    assert torch.equal(decoded.cpu(), decode_views(codec, payloads, 576, 1024))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_copies_from_memory_that_is_pinned(name: str) -> None:
+    views = draw_views(STATISTICS["severe"], 40)
+    codec = opened(name, views)
+    rooms, payloads = UsedRooms(is_pinned=True), codec.encode(views)
+    pinned = [rooms.take(len(payload)) for payload in payloads]
+    for room, payload in zip(pinned, payloads, strict=True):
+        room[:] = payload
+    decoded = decode_views(codec, pinned, 576, 1024, torch.device("cuda"))
+    for room in pinned:
+        room[:] = bytes(len(room))
     assert torch.equal(decoded.cpu(), decode_views(codec, payloads, 576, 1024))
 
 

@@ -1,5 +1,7 @@
 """Lengths are counted once for a tokenizer, on any engine, and decide who is left out."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from watched_storage import read_objects
 
 from infra.ray_cluster import ray_cluster
 from operators.chat_prompt import ChatPrompter
-from operators.prompt import count_placeholders
+from operators.prompt import PromptSize, count_placeholders
 from operators.tokenizer import Tokenizer
 from pipelines.engine import SerialEngine
 from pipelines.ray_engine import RayEngine
@@ -127,6 +129,31 @@ def test_long_examples_are_left_out_and_counted(corpus: TinyCorpus, prompter: Ch
     assert 0 < len(kept) < len(corpus.examples)
     assert int(np.max(stream.catalog.table.lengths)) <= 100
     assert {example.item.modality for example in corpus.examples if example.id in kept} >= {Modality.TEXT}
+
+
+class SilentPrompter(ChatPrompter):
+    """Masks every label of examples of odd length."""
+
+    def measure_training(self, turns: Sequence[Turn], num_media: int) -> PromptSize:
+        size = super().measure_training(turns, num_media)
+        return replace(size, num_labels=0) if size.num_tokens % 2 else size
+
+
+def test_examples_that_teach_nothing_are_left_out_and_counted(corpus: TinyCorpus) -> None:
+    prompter = SilentPrompter(tiny_tokenizer(), max_tokens=10_000)
+    lengths = count_lengths(corpus.storage, corpus.manifest.examples, prompter, SerialEngine())
+    stream = FeatureStream(
+        corpus.storage, corpus.manifest, corpus.spec, DATA, seed=0, num_epochs=1, lengths=lengths
+    )
+    kept = [
+        example.id
+        for example in corpus.examples
+        if prompter.measure_training((Turn("human", example.text), Turn("gpt", "Yes.")), 0).num_labels
+    ]
+    seen = [example.example_id for step in stream for batch in step for example in batch]
+    assert sorted(seen) == sorted(kept)
+    assert stream.catalog.left_out == {"nothing_learned": len(corpus.examples) - len(kept)}
+    assert 0 < len(kept) < len(corpus.examples)
 
 
 def test_damaged_lengths_are_found(corpus: TinyCorpus, prompter: ChatPrompter) -> None:

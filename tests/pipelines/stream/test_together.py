@@ -90,3 +90,20 @@ def test_what_may_recover_stays_so(tmp_path: Path, failure: PipelineError) -> No
             next(steps)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_an_error_in_a_worker_process_comes_when_its_step_would(tmp_path: Path) -> None:
+    corpus = build_corpus(tmp_path)
+    tar = corpus.tar_path("image-01")
+    tar.write_bytes(bytes(tar.stat().st_size))
+    ended: list[tuple[list[list[list[str]]], dict[str, int | str], str]] = []
+    for workers in (0, 2):
+        stream = open_stream(corpus, DATA.model_copy(update={"workers": workers}), num_epochs=1)
+        seen: list[list[list[str]]] = []
+        with pytest.raises(CorruptError) as caught:
+            seen.extend(map(names, stream))
+        ended.append((seen, stream.state_dict(), str(caught.value)))
+    assert ended[0][0]
+    assert "shard image-01" in ended[0][2]
+    assert "exclude: [image-01]" in ended[0][2]
+    assert ended[0] == ended[1]
