@@ -1,18 +1,23 @@
-"""`onetoken bench stream`: what the order costs, what its units hold, and how fast the stream reads.
+"""`onetoken bench stream`: what the order costs, what its units hold, how well it shuffles, and how fast the
+stream reads.
 
 Each made-up table of examples is planned in a fresh process: 3M examples by count and packed, 30M packed.
 Times are CPU time. How the stream is measured against bare readers, `stream_rates` tells.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 
 from jobs.bench.fresh import run_fresh
 from jobs.bench.result import Measured, Say
+from jobs.bench.shuffle_quality import NUM_EXAMPLES, measure_orders
 from jobs.bench.stream_rates import measure_rates
 
 FEW, MANY = 3_000_000, 30_000_000
+FEWEST = 20_000
+"""Examples of which batches can be told from chance."""
 
 
 class Planned(msgspec.Struct):
@@ -32,6 +37,8 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
     counted = plan_table(round(FEW * scale), "count", say)
     packed = plan_table(round(FEW * scale), "pack", say)
     many = plan_table(round(MANY * scale), "pack", say)
+    say("batches of every order against a true permutation")
+    orders = measure_orders(max(FEWEST, round(NUM_EXAMPLES * scale)))
     times = measure_rates(folder, say, scale)
     ratios = {
         "resume90_vs_0": counted.early_start_s / counted.late_start_s,
@@ -54,6 +61,11 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
         "num_steps_count": counted.num_steps,
         "num_steps_pack": packed.num_steps,
         "pack_fill_30m": many.fill,
+    }
+    details |= {
+        f"order_{order}_{name}": value
+        for order, measures in orders.items()
+        for name, value in asdict(measures).items()
     }
     details |= {f"{name}_s": seconds for name, seconds in times.items()}
     not_measured = () if "s3_vs_ranged" in ratios else ("s3_vs_ranged",)
