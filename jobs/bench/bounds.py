@@ -98,6 +98,12 @@ BOUNDS: Final[dict[str, dict[str, Bound]]] = {
         "pack_fill": at_least(0.97, "sequences of 4096 tokens, the same lengths"),
         "s3_vs_ranged": at_least(0.8, "bare ranged reads"),
     },
+    "sweep": {
+        "fusion_query_right": at_least(0.9, "all held-out questions; guessing is right about a sixth"),
+        "query_keeps": at_least(-0.05, "pre-fusion and an average"),
+        "fusion_gain": at_least(0.1, "a query without pre-fusion"),
+        "query_gain": at_least(0.1, "an average without pre-fusion"),
+    },
     "train": {
         "video_batched_vs_loop": at_least(1.3, "frame by frame, 32 frames, forward and backward"),
         "loop_overhead": at_most(0.05, "the same modules called bare on the same tensors"),

@@ -24,6 +24,7 @@ class BenchName(StrEnum):
     REDUCE = "reduce"
     SHARD = "shard"
     STREAM = "stream"
+    SWEEP = "sweep"
     TRAIN = "train"
 
 
