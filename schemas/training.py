@@ -3,7 +3,8 @@
 The defaults are the paper's (LLaVA-Mini, Table 9): stage 1 trains the projector for one epoch at 1e-3;
 stage 2 everything but the vision tower for two at 1e-4, the projector at 1e-5; 256 examples a step, AdamW,
 cosine with 3 % warm-up. `run_fields` leaves out what decides no number (places, logging, device, memory),
-so that a run may be resumed elsewhere; everything else must be equal.
+so that a run may be resumed elsewhere; everything else must be equal. `shared_fields` is what the processes
+of a run have alike.
 """
 
 from typing import Annotated, Literal, cast
@@ -38,6 +39,8 @@ _NOT_COMPARED = {
         "threads",
     },
 }
+
+_OF_A_MACHINE = {"corpus": True, "out": True, "data": HOW, "run": {"threads"}}
 
 
 class PrefusionConfig(StrictModel):
@@ -289,6 +292,11 @@ class TrainConfig(StrictModel):
     def run_fields(self) -> dict[str, object]:
         """What decides the numbers, as `model.grid: 1` and so on."""
         return _flatten(self.model_dump(mode="json", exclude=_NOT_COMPARED), "")
+
+    @property
+    def shared_fields(self) -> dict[str, object]:
+        """What all processes of a run must have alike: everything but places and threads of a machine."""
+        return _flatten(self.model_dump(mode="json", exclude=_OF_A_MACHINE), "")
 
     @property
     def run_digest(self) -> str:

@@ -120,11 +120,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         NotFoundError: there is none.
         CorruptError: a file is missing, or its bytes are not those that were written.
     """
-    folder = path if (path / _STATE).is_file() else latest_checkpoint(path)
-    if folder is None:
-        raise NotFoundError(
-            f"no checkpoint at {path}; name a step-NNNNNN folder or the folder that holds them"
-        )
+    folder = _find_checkpoint(path)
     state_path = folder / _STATE
     try:
         state = CheckpointState.model_validate_json(state_path.read_bytes())
@@ -142,6 +138,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         folder, state, parse_yaml(config_path.read_text("utf-8"), TrainConfig, str(config_path))
     )
+
+
+def digest_of_state(path: Path) -> str:
+    """What tells a checkpoint from all others, without reading its weights: its state names their digests.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    return _sha256_of(_find_checkpoint(path) / _STATE)
 
 
 def check_resumable(checkpoint: Checkpoint, config: TrainConfig, identity: RunIdentity) -> None:
@@ -255,6 +260,16 @@ def _select(tensors: dict[str, Tensor], modules: Sequence[str] | None) -> dict[s
     return {
         name: tensor for name, tensor in tensors.items() if modules is None or name.split(".")[0] in modules
     }
+
+
+def _find_checkpoint(path: Path) -> Path:
+    """A checkpoint, or the latest one of a folder of them."""
+    folder = path if (path / _STATE).is_file() else latest_checkpoint(path)
+    if folder is None:
+        raise NotFoundError(
+            f"no checkpoint at {path}; name a step-NNNNNN folder or the folder that holds them"
+        )
+    return folder
 
 
 def _checkpoint_folders(out: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from pipelines.train.agreement import check_agreement
 from pipelines.train.assembly import Assembly
 from pipelines.train.checkpoint import (
     Checkpoint,
@@ -90,7 +91,7 @@ def train(
         The last checkpoint; of a complete run, the one it was resumed from.
 
     Raises:
-        MismatchError: `resume_from` is of another run.
+        MismatchError: `resume_from` is of another run, or the processes do not begin alike.
         ConflictError: `out` holds a checkpoint that this run would write.
         ConfigError: the optimizer is for one process.
         DivergedError: a loss or a gradient is not finite.
@@ -126,6 +127,7 @@ def _prepare(run: TrainingRun, resume_from: Checkpoint | None) -> tuple[Optimize
     """Put the model where it computes, and everything else where the checkpoint left it."""
     if run.config.run.threads is not None:
         torch.set_num_threads(run.config.run.threads)
+    check_agreement(run.processes, resume_from, run.config, run.identity)
     shard_model(run.assembly.model, run.config, run.processes, choose_device(run.config.run))
     run.assembly.model.train()
     optimizer = build_optimizer(run.assembly.model, run.config, run.num_steps)

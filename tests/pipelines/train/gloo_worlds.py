@@ -19,7 +19,7 @@ from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
 from pipelines.train.loop import TrainingRun, train
 from pipelines.train.metrics import StepReport
 from pipelines.train.processes import Processes, join_processes
-from schemas.errors import DivergedError
+from schemas.errors import DivergedError, MismatchError
 
 
 class SharedSteps(CountedSteps):
@@ -57,10 +57,13 @@ def run_rank(job: dict, rank: int, port: int) -> None:
         RANK=str(rank), WORLD_SIZE=str(job["world"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
-    config = tiny_config(Path(job["llm"]), Path(job["out"]), job["stage"], **job["sections"])
+    out = Path(job["out"], "empty") if rank in job["apart"] else Path(job["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    config = tiny_config(Path(job["llm"]), out, job["stage"], **job["sections"])
+    manifest = "n" * 64 if rank in job["newer"] else IDENTITY.manifest_sha256
     reports: list[StepReport] = []
     with join_processes("cpu") as processes:
-        found = latest_checkpoint(Path(job["out"])) if job["resume"] else None
+        found = latest_checkpoint(out) if job["resume"] else None
         checkpoint = open_checkpoint(found) if found else None
         assembly = restore(checkpoint, to_train=True) if checkpoint else assemble(config, WIDTH)
         batch, micro_batch = config.data.batch, config.data.micro_batch
@@ -69,13 +72,13 @@ def run_rank(job: dict, rank: int, port: int) -> None:
             assembly=assembly,
             config=config,
             source=source,
-            identity=IDENTITY,
+            identity=IDENTITY.model_copy(update={"manifest_sha256": manifest}),
             num_steps=job["steps"],
             processes=processes,
         )
         try:
             train(run, checkpoint, reports.append)
-        except DivergedError as error:
+        except (DivergedError, MismatchError) as error:
             Path(job["out"], f"said-{rank}.json").write_text(json.dumps(str(error)))
             return
     values = [[report.loss, report.grad_norm, report.num_labels, report.num_examples] for report in reports]

@@ -6,17 +6,19 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import WIDTH, save_language_model, tiny_config
+from tiny_training import IDENTITY, WIDTH, save_language_model, tiny_config
 
+from pipelines.train.agreement import check_agreement, list_differences
 from pipelines.train.assembly import assemble
 from pipelines.train.processes import ALONE, Processes, join_processes
 from pipelines.train.sharding import shard_model
 from pipelines.train.tensor_file import read_tensors
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, MismatchError
 
 HERE = Path(__file__).parent
 STEPS = 4
@@ -54,6 +56,8 @@ def make_job(folder: Path, name: str, world: int, **changes: object) -> dict[str
         "text_only": "some",
         "resume": False,
         "poisoned": [],
+        "apart": [],
+        "newer": [],
         "sections": {
             "data": {"batch": 6, "micro_batch": 2},
             "run": {"save_every": 2, "keep_last": None},
@@ -81,6 +85,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs.append(make_job(folder, "again", 2, resume=True))
     often = jobs[0]["sections"] | {"run": {"save_every": 1}}
     jobs.append(make_job(folder, "poisoned", 2, poisoned=[9], sections=often))
+    jobs.append(make_job(folder, "apart", 2, steps=2))
+    jobs.append(make_job(folder, "apart", 2, resume=True, apart=[1]))
+    jobs.append(make_job(folder, "newer", 2, newer=[1]))
     if HAS_PEFT:
         lora = {"model": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}}
         sections = jobs[0]["sections"] | lora
@@ -174,6 +181,53 @@ def test_what_one_cannot_learn_stops_all_and_all_name_it(folder: Path) -> None:
     assert said[0] == said[1]
     assert "with examples e8, e9; lower" in said[0]
     assert {path.name for path in (folder / "poisoned").glob("step-*")} == {"step-000001"}
+
+
+@pytest.mark.parametrize(
+    ("name", "differences", "kept"),
+    [
+        ("apart", ["the step of the start is 2 on rank 0 and 0 on rank 1", "and None on rank 1"], 1),
+        ("newer", [f"manifest_sha256 is '{'m' * 64}' on rank 0 and '{'n' * 64}' on rank 1"], 0),
+    ],
+)
+def test_processes_that_begin_apart_do_not_begin(
+    folder: Path, name: str, differences: list[str], kept: int
+) -> None:
+    """An empty `out` on one machine; a manifest that was published between two starts."""
+    said = [json.loads((folder / name / f"said-{rank}.json").read_text()) for rank in range(2)]
+    assert said[0] == said[1]
+    assert said[0].startswith("the processes do not begin alike: ")
+    assert said[0].count("on rank 1") == len(differences)
+    assert all(difference in said[0] for difference in differences)
+    assert len(list((folder / name).rglob("step-*"))) == kept
+
+
+class TwoOfTheSame(Processes):
+    """Another process that tells what this one told at first."""
+
+    heard: tuple[str, ...] = ()
+
+    def collect(self, words: Sequence[str]) -> list[str]:
+        type(self).heard = self.heard or tuple(words)
+        return [*self.heard, *words]
+
+
+def test_a_configuration_that_differs_is_named(tmp_path: Path) -> None:
+    """All fields but places and threads count: those that say when processes meet do, too."""
+    config = tiny_config(tmp_path, tmp_path / "a")
+    processes = TwoOfTheSame(0, 2)
+    check_agreement(processes, None, config, IDENTITY)
+    elsewhere = tiny_config(tmp_path, tmp_path / "b", data={"threads": 3}, run={"threads": 2})
+    check_agreement(processes, None, elsewhere, IDENTITY)
+    often = tiny_config(tmp_path, tmp_path / "a", run={"save_every": 1})
+    with pytest.raises(MismatchError, match=r"alike: run\.save_every is 4 on rank 0 and 1 on rank 1"):
+        check_agreement(processes, None, often, IDENTITY)
+
+
+def test_many_ranks_are_named_by_the_first_of_them() -> None:
+    told = [{"step": 0 if rank == 3 else 5, "same": "a"} for rank in range(9)]
+    assert list_differences(told) == ["step is 5 on ranks 0, 1, 2, 4 and 4 more and 0 on rank 3"]
+    assert list_differences(told[:3]) == []
 
 
 def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
