@@ -129,10 +129,10 @@ class CompactCodec:
 def choose_steps(
     deviations: Float32[Tensor, "views patches width"], step: float
 ) -> Float16[Tensor, "views patches"]:
-    """The step of each token."""
+    """The step of each token; roots in float64, for float32 ones differ in the last bit between processors."""
     units = count_units(deviations, MOST, torch.empty_like(deviations))
-    length = units.square_().sum(dim=2).sqrt()
-    return (length * (step / (UNITS * deviations.shape[2] ** 0.5))).clamp_(min=LEAST_STEP).to(torch.float16)
+    length = units.square_().sum(dim=2).double().sqrt()
+    return (length * (step / (UNITS * deviations.shape[2] ** 0.5))).clamp_(min=LEAST_STEP).float().half()
 
 
 def _pack(half: Tensor, steps: Tensor, symbols: Int8[Tensor, "patches width"], is_escaped: Tensor) -> bytes:
@@ -207,7 +207,7 @@ def _promise(identity: CodecIdentity) -> FidelityFloor:
 
 
 COMPACT_KIND: Final = CodecKind(
-    version=1,
+    version=2,
     open=_open,
     promise=_promise,
     default_step=DEFAULT_STEP,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.bench.bounds import BOUNDS
@@ -19,7 +20,7 @@ def test_every_key_is_measured(tmp_path):
 
 def test_products_are_counted_as_torch_counts_them(tmp_path):
     config = write_encoder(tmp_path, 3)
-    encoder = load_encoder(str(tmp_path), attention="eager")
-    with FlopCounterMode(display=False) as counter:
+    encoder = load_encoder(str(tmp_path))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder.encode(torch.zeros(1, 3, 336, 336))
     assert count_products(config) == pytest.approx(counter.get_total_flops(), rel=1e-3)

@@ -1,5 +1,6 @@
 """The compact codec again, slow and plain: Python loops over numpy scalars, before and after zstd."""
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ def quantize_slowly(values: np.ndarray, step: float, median: np.ndarray, spread:
     for token in range(num_patches):
         deviations = [(values[token, c] - FP32(median[c])) / unit[c] for c in range(width)]
         square = sum(round(float(min(abs(d), FP32(8)) * FP32(8))) ** 2 for d in deviations)
-        steps[token] = FP16(max(np.sqrt(FP32(square)) * FP32(step / (8 * width**0.5)), FP32(2**-14)))
+        steps[token] = FP16(FP32(max(math.sqrt(square) * (step / (8 * width**0.5)), 2**-14)))
         for channel in range(width):
             symbol = np.rint(deviations[channel] / FP32(steps[token]))
             if abs(symbol) > 127:
