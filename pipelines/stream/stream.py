@@ -44,6 +44,8 @@ from schemas.stream import DataConfig
 
 ORDER_VERSION: Final = 2
 """Rises with every change of the order."""
+START_METHOD: Final = "fork"
+"""Of worker processes, whatever started this one: they share the plan, the tables and what is open."""
 STEPS_PER_WORKER: Final = 2
 """That each worker process reads ahead."""
 
@@ -196,6 +198,7 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
             num_workers=self._data.workers,
             prefetch_factor=STEPS_PER_WORKER,
             collate_fn=_as_it_is,
+            multiprocessing_context=START_METHOD,
         )
         for packed in cast(Iterator[PackedStep], loader):
             batches = unpack_step(packed, self.reader.codec)
