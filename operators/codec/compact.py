@@ -129,7 +129,7 @@ class CompactCodec:
 def choose_steps(
     deviations: Float32[Tensor, "views patches width"], step: float
 ) -> Float16[Tensor, "views patches"]:
-    """The step of each token; roots in float64, for float32 ones differ in the last bit between processors."""
+    """The step of each token; roots in float64, for float32 ones differ in the last bit by processor."""
     units = count_units(deviations, MOST, torch.empty_like(deviations))
     length = units.square_().sum(dim=2).double().sqrt()
     return (length * (step / (UNITS * deviations.shape[2] ** 0.5))).clamp_(min=LEAST_STEP).float().half()
