@@ -5,8 +5,7 @@ medium's code. A sound row costs some ten microseconds, half of them for parsing
 plain tuples here, and items are put together once a range and not once a record.
 """
 
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +17,7 @@ from pipelines.ingest.collection import no_collection
 from pipelines.ingest.inputs import RangeUnit
 from pipelines.ingest.items import Answers, ItemTable, combine_repairs
 from pipelines.ingest.parts import Examples, Part
-from pipelines.ingest.rows.chunks import Chunk, UsualChunk, read_chunks, read_usual_chunks
+from pipelines.ingest.rows.chunks import Chunk, UsualChunk, read_usual_chunks
 from pipelines.ingest.rows.json_values import RowProblem
 from pipelines.ingest.tables import put_rejects
 from pipelines.scatter import Scattered, scatter
@@ -102,7 +101,8 @@ class _RangeReader:
         one = self._range
         num_rows = num_used = 0
         with open_files(one.input.folder).open(one.input.name) as file:
-            for chunk in self._open_chunks(file):
+            chunks = read_usual_chunks(file, one.input.written, one.rows, one.first_row, self._layout.usual)
+            for chunk in chunks:
                 num_used += self._read_chunk(chunk, num_rows, num_used)
                 num_rows += chunk.num_rows
                 self._write(PART_BYTES)
@@ -113,12 +113,6 @@ class _RangeReader:
             )
         self._write(0)
         return self._result
-
-    def _open_chunks(self, file: io.RawIOBase) -> Iterator[Chunk | UsualChunk]:
-        one, spelling = self._range, self._layout.usual
-        if spelling is None:
-            return read_chunks(file, one.input.written, one.rows, one.first_row)
-        return read_usual_chunks(file, one.input.written, one.rows, one.first_row, spelling)
 
     def _read_chunk(self, chunk: Chunk | UsualChunk, first: int, num_used: int) -> int:
         """Read the rows of a chunk that are used; how many they are."""

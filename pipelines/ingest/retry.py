@@ -4,10 +4,12 @@ Their rows are read again where they stand, by file and number, so both a mended
 annotation count; what is good now joins the tables, what is not goes back to quarantine with what is wrong
 with it now. Records that were rejected as duplicates stay where they are: nothing about them can be mended.
 
-The files that hold rejected rows must have as many rows as before; with rows added or removed, numbers would
-mean other records, and `onetoken ingest` is the way. No other file is opened, and no medium that only good
-records name. The tables are sorted anew, so the corpus is the one that a whole ingest would give; only of
-identical records in a source with `deduplicate` the one that was good first is kept.
+The files that hold rejected rows must have as many rows as before, and every row that was good must be the
+record that it was (`moved_rows.py`): with rows added, removed or moved, numbers would mean other records, and
+`onetoken ingest` is the way. No other annotation file is opened, and no file of a medium that only good
+records name; where pictures stand in the rows, those beside a rejected row are read with it. The tables are
+sorted anew, so the corpus is the one that a whole ingest would give; only of identical records in a source
+with `deduplicate` the one that was good first is kept.
 """
 
 from collections import Counter
@@ -22,9 +24,11 @@ from jaxtyping import Int64
 from infra.storage import Storage
 from pipelines.commit import load_manifest, publish_manifest, read_object
 from pipelines.engine import Engine, Progress, no_progress
+from pipelines.ingest.counts import SourceCounts
 from pipelines.ingest.findings import ProbeCounts
 from pipelines.ingest.flow import keep_later_stages
 from pipelines.ingest.inputs import AnnotationInput, RangeUnit, TakenRows, plan_units
+from pipelines.ingest.moved_rows import check_places
 from pipelines.ingest.probe import ProbeWorker
 from pipelines.ingest.read import ReadResult, ReadUnit
 from pipelines.ingest.scan import ScanWorker
@@ -62,7 +66,8 @@ def retry(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress =
 
     Raises:
         NotFoundError: when nothing was ingested yet.
-        MismatchError: when the corpus is of another recipe, or annotation files have other rows than before.
+        MismatchError: when the corpus is of another recipe, or annotation files have other rows than before,
+            or in another order.
     """
     old = load_manifest(storage)
     if old.ingest_digest != recipe.ingest_digest:
@@ -81,7 +86,9 @@ def retry(recipe: Recipe, storage: Storage, engine: Engine, progress: Progress =
         groups = group_items(run, units, read, item_bits, old)
     counts = count_by_source(groups)
     sources = [
-        total_source(_still_rejected(source, units, read), counts[source.name], source.repairs)
+        total_source(
+            _still_rejected(source, units, read), counts.get(source.name, SourceCounts()), source.repairs
+        )
         for source in old.sources
     ]
     kept = [entry for entry in old.quarantine if _holds_duplicates(entry)]
@@ -121,7 +128,7 @@ def select_rows(
     """The ranges that hold rows to be tried again, with these rows.
 
     Raises:
-        MismatchError: when a file is gone, or has other rows than before.
+        MismatchError: when a file is gone, or has other rows than before, or in another order.
     """
     files = {source.name: source.files for source in old.sources}
     counted = count_ranges(run.engine, worker, plan_units(inputs), run.progress)
@@ -135,6 +142,8 @@ def select_rows(
                 f"source {source}: {name} had {before} rows when it was ingested, now it has "
                 f"{num_rows[source, name]}; row numbers mean other records: run `onetoken ingest`"
             )
+    duplicates = [entry for entry in old.quarantine if _holds_duplicates(entry)]
+    check_places(run, counted, old.examples, duplicates)
     selected = [_select(unit, quarantined[unit.input.source, unit.input.name]) for unit in counted]
     return [unit for unit in selected if unit.num_taken]
 

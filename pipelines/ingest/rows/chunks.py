@@ -128,15 +128,15 @@ def read_usual_chunks(
     name: str,
     rows: RowRange,
     first_row: int,
-    spelling: Spelling,
+    spelling: Spelling | None,
     chunk_bytes: int = DECODED_BYTES,
 ) -> Iterator[Chunk | UsualChunk]:
-    """The rows of a range, whole; as columns where they are usual ones with turns in this spelling.
+    """The rows of a range, whole; as columns where they are usual ones with turns in this spelling, if any.
 
     Args and errors as of `read_chunks`.
     """
-    if rows.kind is RangeKind.PARQUET:
-        yield from read_chunks(file, name, rows, first_row)
+    if spelling is None or rows.kind is RangeKind.PARQUET:
+        yield from read_chunks(file, name, rows, first_row, chunk_bytes)
         return
     decoder = UsualDecoder(spelling)
     for piece in _cut_range(file, Place(name, first_row), rows, decoder, chunk_bytes):

@@ -2,9 +2,13 @@
 
 import json
 from collections import Counter
+from functools import partial
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fetches import watch_fetches
+from few_media import talk
 from watched_storage import read_objects
 
 from infra.storage import LocalStorage
@@ -12,6 +16,7 @@ from pipelines.engine import SerialEngine
 from pipelines.ingest import tables
 from pipelines.ingest.flow import ingest
 from pipelines.ingest.retry import retry
+from pipelines.ingest.rows.ranges import plan_ranges
 from pipelines.ingest.tables import read_quarantine
 from schemas.configuration import build
 from schemas.errors import MismatchError, NotFoundError
@@ -128,3 +133,108 @@ def test_without_a_corpus_or_with_another_recipe_nothing_is_tried(tiny_recipe, s
     other = tiny_recipe.model_copy(update={"sources": tiny_recipe.sources[:1]})
     with pytest.raises(MismatchError, match="run `onetoken ingest` with it"):
         retry(other, storage, SerialEngine())
+
+
+SAID = pa.schema(
+    [
+        ("id", pa.string()),
+        ("conversations", pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))),
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    ]
+)
+
+
+def say(number):
+    answer = "" if number in (1, 4) else f"A{number}"
+    return {"id": f"r{number}", "conversations": talk(f"Q{number}", answer)}
+
+
+def make_said(folder, rows, kind="json", **fields):
+    """A source of conversations about no medium, and a recipe of it."""
+    path = folder / f"said.{kind}"
+    if kind == "parquet":
+        table = pa.Table.from_pylist([row | {"image": None} for row in rows], SAID)
+        pq.write_table(table, path, row_group_size=3)
+    else:
+        lines = [json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) if kind == "jsonl" else f"[{', '.join(lines)}]")
+    name = "onevision" if kind == "parquet" else "sharegpt" if kind == "jsonl" else "llava"
+    source = {"name": "said", "format": name, "annotations": str(path), "reject_budget": 1, **fields}
+    return build({"name": "said", "sources": [source]}, Recipe, "said")
+
+
+def mended(row):
+    asked, _ = row["conversations"]
+    return row | {"conversations": talk(asked["value"], "Mended.")}
+
+
+def swap(rows, one, other):
+    rows[one], rows[other] = rows[other], rows[one]
+    return rows
+
+
+MOVES = {
+    "deleted and put at the end": (lambda rows: [rows[0], *rows[2:], mended(rows[1])], 2),
+    "good rows swapped": (lambda rows: swap(rows, 2, 3), 2),
+    "a good one and a rejected one swapped": (lambda rows: swap(rows, 4, 5), 5),
+    "a good one changed": (lambda rows: [*rows[:3], mended(rows[3]), *rows[4:]], 3),
+    "the id of a good one changed": (lambda rows: [*rows[:3], rows[3] | {"id": "x"}, *rows[4:]], 3),
+    "a good one is no record any more": (lambda rows: [*rows[:5], say(1)], 5),
+}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize("move", MOVES)
+def test_rows_that_moved_are_refused_and_named(tmp_path, storage, monkeypatch, kind, move):
+    monkeypatch.setattr("pipelines.ingest.inputs.plan_ranges", partial(plan_ranges, range_bytes=1))
+    rows = [say(number) for number in range(6)]
+    ingest(make_said(tmp_path, rows, kind), storage, SerialEngine())
+    kept = read_objects(storage.url)
+    change, first = MOVES[move]
+    recipe = make_said(tmp_path, change([say(number) for number in range(6)]), kind)
+    with pytest.raises(MismatchError, match=rf"source said: row {first} of said\.{kind} is another record"):
+        retry(recipe, storage, SerialEngine())
+    assert read_objects(storage.url) == kept
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+def test_a_duplicate_that_moved_is_refused_and_one_that_stayed_is_not(tmp_path, storage, kind):
+    rows = [say(0), say(1), say(2), say(0), say(4)]
+    recipe = make_said(tmp_path, rows, kind, deduplicate=True)
+    before = ingest(recipe, storage, SerialEngine()).manifest
+    assert before.sources[0].rejects == {"duplicate_record": 1, "empty_answer": 2}
+    make_said(tmp_path, swap(list(rows), 3, 4), kind)
+    with pytest.raises(MismatchError, match=f"row 3 of said.{kind} is another record"):
+        retry(recipe, storage, SerialEngine())
+    make_said(tmp_path, [*rows[:1], mended(rows[1]), *rows[2:]], kind)
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (2, 1)
+    assert retried.manifest.sources[0].rejects == {"duplicate_record": 1, "empty_answer": 1}
+
+
+def test_rows_that_are_spelled_otherwise_are_the_same(tmp_path, storage):
+    rows = [say(number) for number in range(6)]
+    recipe = make_said(tmp_path, rows)
+    ingest(recipe, storage, SerialEngine())
+    rows[1] = mended(rows[1])
+    turned = [dict(reversed(row.items())) | {"more": "é\\"} for row in rows]
+    (tmp_path / "said.json").write_text(json.dumps(turned, indent=4))
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (2, 1)
+
+
+def test_a_source_without_one_good_record_is_tried_again(tmp_path, storage):
+    rows = [say(1), say(4)]
+    recipe = make_said(tmp_path, rows)
+    ingest(recipe, storage, SerialEngine())
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (2, 0)
+    assert (retried.manifest.sources[0].written, retried.manifest.sources[0].rejected) == (0, 2)
+    make_said(tmp_path, [mended(row) for row in rows])
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (2, 2)
+    assert (retried.manifest.sources[0].written, retried.manifest.sources[0].rejected) == (2, 0)
+    assert not retried.manifest.quarantine
+    whole = ingest(recipe, LocalStorage(tmp_path / "whole"), SerialEngine()).manifest
+    assert whole == retried.manifest
+    assert retry(recipe, storage, SerialEngine()).num_tried == 0
