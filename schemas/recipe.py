@@ -1,9 +1,9 @@
 """Recipes: what a corpus is made of, as a user writes it in YAML.
 
-The recipe's digest covers what decides bytes of examples and sample shards: sources, selections, number of
-views, shard limits. Encoder and codec are the feature spec's matter. What the recipe is called, where files
-lie, which engine runs and how many rejects are tolerated are left out: they may differ between machines while
-the corpus is the same.
+The recipe's digest covers what decides bytes of examples and sample shards: sources, selections, media that
+nobody wants, number of views, shard limits. Encoder and codec are the feature spec's matter. What the recipe
+is called, where files lie, which engine runs and how many rejects are tolerated are left out: they may differ
+between machines while the corpus is the same.
 """
 
 import re
@@ -210,13 +210,18 @@ class Recipe(StrictModel):
     @property
     def ingest_digest(self) -> str:
         """Digest of what decides the bytes of examples and sample shards."""
-        sources = [
-            {"name": s.name, "format": s.format, "take": s.take, "deduplicate": s.deduplicate}
-            for s in self.sources
-        ]
+        sources = [_decide_examples(source) for source in self.sources]
         planned = {
             "image": self.views.image,
             "video": self.views.video.model_dump(mode="json", exclude={"backend", "rule"}),
             "shards": self.shards.model_dump(mode="json"),
         }
         return digest_of({"sources": sources, "planned": planned})
+
+
+def _decide_examples(source: SourceConfig) -> dict[str, object]:
+    """What decides which records of a source become examples; a list that is empty is left out of it."""
+    deciding: dict[str, object] = source.model_dump(include={"name", "format", "take", "deduplicate"})
+    if source.reject_media:
+        deciding["reject_media"] = sorted(set(source.reject_media))
+    return deciding

@@ -12,6 +12,8 @@ sources:
   - {name: captions, format: llava, annotations: captions.json, media_root: images}
 shards: {max_bytes: 64MiB}
 """
+DIGEST_WITHOUT_UNWANTED = "76acec400e7370bc5415f4913ffd905d1fe2e6c49e0e7e0c5da016bfb830b1a5"
+"""As corpora bear it that were ingested before such media counted."""
 
 
 def test_sizes_and_defaults() -> None:
@@ -66,3 +68,14 @@ def test_the_run_digest_knows_neither_places_nor_its_name() -> None:
     assert moved.name == "renamed"
     other = parse_yaml(RECIPE.replace("64MiB", "65MiB"), Recipe, "r.yaml")
     assert recipe.ingest_digest == moved.ingest_digest != other.ingest_digest
+
+
+def test_the_run_digest_knows_what_media_nobody_wants_in_any_order() -> None:
+    def digest(*unwanted: str) -> str:
+        listed = f"images, reject_media: [{', '.join(unwanted)}]"
+        return parse_yaml(RECIPE.replace("images", listed), Recipe, "r.yaml").ingest_digest
+
+    a, b = "a" * 64, "b" * 64
+    assert len({digest(), digest(a), digest(b), digest(a, b)}) == 4
+    assert digest(a, b) == digest(b, a) == digest(b, a, a)
+    assert digest() == DIGEST_WITHOUT_UNWANTED

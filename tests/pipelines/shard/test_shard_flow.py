@@ -13,7 +13,9 @@ from infra.storage import LocalStorage
 from infra.tar import read_index, scan_tar
 from pipelines.commit import load_manifest
 from pipelines.engine import SerialEngine
+from pipelines.featurize.flow import featurize
 from pipelines.ingest.flow import ingest
+from pipelines.ingest.retry import retry
 from pipelines.ingest.tables import read_examples, read_media
 from pipelines.shard.flow import shard
 from schemas.digest import canonical_json, sha256_hex
@@ -200,6 +202,15 @@ def test_another_recipe_is_refused(tiny_recipe, storage):
     other = tiny_recipe.model_copy(update={"shards": ShardLimits(max_bytes=5000)})
     with pytest.raises(MismatchError, match="run `onetoken ingest` with it first"):
         shard(other, storage, SerialEngine())
+
+
+@pytest.mark.parametrize("verb", [retry, shard, featurize])
+def test_a_recipe_that_wants_other_media_is_refused(tiny_recipe, storage, verb):
+    build_corpus(tiny_recipe, storage)
+    unwanting = tiny_recipe.sources[0].model_copy(update={"reject_media": ("0" * 64,)})
+    other = tiny_recipe.model_copy(update={"sources": [unwanting, *tiny_recipe.sources[1:]]})
+    with pytest.raises(MismatchError, match="run `onetoken ingest`"):
+        verb(other, storage, SerialEngine())
 
 
 def test_dying_before_any_write_and_starting_again_changes_no_byte(tiny_recipe, tmp_path):
