@@ -90,6 +90,8 @@ class FeatureSet(StrictModel):
     num_views: int
     num_fp16_bytes: int
     """What the same patches take as plain fp16."""
+    file_format: int = 2
+    """Of the feature files; a manifest that does not say it lists files of format 2."""
     num_thinned_clips: int = 0
     """Clips of more frames than `max_frames`, of which so many were spread over the clip."""
     num_damaged_clips: int = 0

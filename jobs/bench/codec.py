@@ -54,15 +54,17 @@ def measure_kinds(say: Say, num_views: int) -> tuple[dict[str, float], dict[str,
         views = drawn[num_views:]
         class_rows = stand_in_class_rows(views)
         chosen = choose_tokens(views, class_rows, weights)
-        for name in CODECS:
+        for name in ("fp16", *CODECS):
             codec = _open(name, drawn[:num_views])
             payloads = codec.encode(views)
             decoded = decode_views(codec, payloads, NUM_PATCHES, WIDTH)
+            kept = share_kept(chosen, choose_tokens(decoded, class_rows, weights))
+            details[f"{name}_{kind}_tokens_kept"] = kept
+            if name == "fp16":
+                continue
             size = max(len(payload) for payload in payloads) / (2 * NUM_PATCHES * WIDTH)
             _keep_worst(ratios, name, size, measure_fidelity(views, decoded))
             details[f"{name}_{kind}_size"] = size
-            kept = share_kept(chosen, choose_tokens(decoded, class_rows, weights))
-            details[f"{name}_{kind}_tokens_kept"] = kept
     return ratios, details
 
 

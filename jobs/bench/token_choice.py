@@ -1,15 +1,16 @@
 """How far a codec changes which tokens the class token's attention chooses.
 
-Patch choosers of PruMerge's kind (Shang et al. 2024, section 3) keep the patches whose class attention,
-averaged over heads, is an outlier: above the third quartile by 1.5 interquartile ranges. The weights here are
-random, scaled so that scores differ by about 2 before the softmax.
+The choice is PruMerge's (`operators.reducers.prumerge`), without merging. The weights here are random, scaled
+so that scores differ by about 2 before the softmax.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from operators.class_attention import AttentionWeights, attend_from_class
+from operators.class_attention import AttentionWeights
+from operators.reducers.focus import focus_view
+from operators.reducers.prumerge import find_outliers
 
 NUM_HEADS = 16
 _QUERY_SCALE = 2.0
@@ -42,10 +43,10 @@ def choose_tokens(
     weights: AttentionWeights,
 ) -> Bool[Tensor, "views patches"]:
     """The tokens that stand out in the class token's attention."""
-    rows = torch.cat([class_rows[:, None].float(), views.float()], dim=1)
-    attention = attend_from_class(rows, weights).attention.mean(dim=1)
-    quartiles = attention.quantile(torch.tensor([0.25, 0.75]), dim=1)
-    return attention > (quartiles[1] + 1.5 * (quartiles[1] - quartiles[0]))[:, None]
+    chosen = torch.zeros(views.shape[:2], dtype=torch.bool)
+    for view, class_row, row in zip(views, class_rows, chosen, strict=True):
+        row[find_outliers(focus_view(class_row, view, weights).attention)] = True
+    return chosen
 
 
 def share_kept(wanted: Bool[Tensor, "views patches"], found: Bool[Tensor, "views patches"]) -> float:

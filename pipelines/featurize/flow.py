@@ -17,7 +17,7 @@ from pipelines.featurize.resources import state_resources
 from pipelines.featurize.reuse import Donor, find_own_donor
 from pipelines.featurize.spec import open_encoder
 from pipelines.featurize.statistics import put_spec, settle_spec
-from pipelines.featurize.units import FeatureUnits
+from pipelines.featurize.units import FEATURE_FORMAT, FeatureUnits
 from pipelines.featurize.write import EncodeWorker
 from pipelines.shard.done import are_there, list_events, list_shard
 from pipelines.shard.tables import tables_of
@@ -82,7 +82,9 @@ def featurize(
 def _find_features(storage: Storage, manifest: Manifest, spec: FeatureSpec) -> FeatureSet | None:
     """The cache that the manifest lists, when all of it is there: it was made of the media listed."""
     found = manifest.features.get(spec.short_digest)
-    if found is None or not all(storage.exists(entry.path) for entry in (found.spec, found.attention)):
+    if found is None or found.file_format != FEATURE_FORMAT:
+        return None
+    if not all(storage.exists(entry.path) for entry in (found.spec, found.attention)):
         return None
     return found if are_there(storage, _folder_of(spec), found.shards) else None
 
@@ -100,6 +102,7 @@ def _describe_cache(storage: Storage, manifest: Manifest, spec: FeatureSpec, att
         num_items=0,
         num_views=0,
         num_fp16_bytes=0,
+        file_format=FEATURE_FORMAT,
         rejects=[],
     )
 

@@ -28,6 +28,7 @@ from operators.feature_file import (
 )
 from pipelines.commit import load_manifest, load_pinned_manifest, parse_stored, read_object
 from pipelines.featurize.samples import IndexedShard, SampleShard, StoredItem, StoredMedium
+from pipelines.featurize.units import FEATURE_FORMAT
 from schemas.corpus import FeatureSet, Manifest, ShardEntry
 from schemas.digest import canonical_json
 from schemas.errors import CorruptError, MismatchError, NotFoundError
@@ -79,7 +80,7 @@ def find_own_donor(storage: Storage, spec: FeatureSpec) -> list[Donor]:
             manifest = load_pinned_manifest(storage, digest)
         except (CorruptError, MismatchError, NotFoundError):
             continue
-        if spec.short_digest in manifest.features:
+        if _list_features(manifest, spec) is not None:
             return [Donor(storage, digest)]
     return []
 
@@ -234,11 +235,17 @@ def _take_apart(
         yield _StoredFeatures(shape, facts, rows, [bytes(section.payload) for section in sections])
 
 
+def _list_features(manifest: Manifest, spec: FeatureSpec) -> FeatureSet | None:
+    """The cache of a spec, if this program writes its files in the same way."""
+    found = manifest.features.get(spec.short_digest)
+    return found if found is not None and found.file_format == FEATURE_FORMAT else None
+
+
 def _by_leaf(
     manifest: Manifest, spec: FeatureSpec
 ) -> dict[Modality, tuple[tuple[int, ...], dict[str, ShardEntry]]]:
     """Of each modality the lengths of its prefixes, and its shards by prefix."""
-    features = manifest.features.get(spec.short_digest)
+    features = _list_features(manifest, spec)
     if features is None:
         raise MismatchError(f"manifest {manifest.digest} lists no features of spec {spec.short_digest}")
     shards: dict[Modality, dict[str, ShardEntry]] = {}

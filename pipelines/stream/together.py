@@ -7,12 +7,23 @@ for the device.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Final, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed
 
-from schemas.errors import CorruptError, PipelineError, StorageUnavailableError, TransientError
+from schemas.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    MismatchError,
+    NoSpaceError,
+    NotFoundError,
+    PipelineError,
+    StorageUnavailableError,
+    WorkerLostError,
+    WorkError,
+)
 
 Step = TypeVar("Step")
 StepOut = TypeVar("StepOut", covariant=True)
@@ -30,6 +41,20 @@ class _Stream(Protocol[StepOut]):
 
 
 _distributed: Any = torch.distributed
+_KINDS: Final = {
+    kind.__name__: kind
+    for kind in (
+        ConfigError,
+        ConflictError,
+        MismatchError,
+        NoSpaceError,
+        NotFoundError,
+        StorageUnavailableError,
+        WorkError,
+        WorkerLostError,
+    )
+}
+"""What a step can fail with besides damage."""
 
 
 class StoppingTogether(Generic[Step]):
@@ -49,8 +74,7 @@ class StoppingTogether(Generic[Step]):
         """The stream's steps.
 
         Raises:
-            CorruptError: on every rank, with what the first rank that failed said.
-            StorageUnavailableError: the same, where another try may do better.
+            PipelineError: on every rank of the kind of the first rank that failed, with what that said.
         """
         return stop_together(iter(self._stream), self._group)
 
@@ -103,9 +127,8 @@ def _tell(failure: PipelineError | None, group: object | None) -> PipelineError 
     _distributed.all_reduce(flag, op=_distributed.ReduceOp.MAX, group=group)
     if not int(flag):
         return None
-    said: list[tuple[str, bool] | None] = [None] * int(_distributed.get_world_size(group))
-    mine = None if failure is None else (str(failure), isinstance(failure, TransientError))
+    said: list[tuple[str, str] | None] = [None] * int(_distributed.get_world_size(group))
+    mine = None if failure is None else (type(failure).__name__, str(failure))
     _distributed.all_gather_object(said, mine, group=group)
-    rank, (message, may_recover) = next((index, told) for index, told in enumerate(said) if told is not None)
-    kind = StorageUnavailableError if may_recover else CorruptError
-    return kind(f"rank {rank} cannot read its part of a step: {message}")
+    rank, (kind, message) = next((index, told) for index, told in enumerate(said) if told is not None)
+    return _KINDS.get(kind, CorruptError)(f"rank {rank} cannot read its part of a step: {message}")

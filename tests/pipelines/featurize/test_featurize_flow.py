@@ -11,7 +11,7 @@ from watched_storage import DiedError, MortalStorage, WatchedStorage, read_objec
 
 from infra.ray_cluster import ray_cluster
 from infra.storage import LocalStorage
-from pipelines.commit import load_manifest
+from pipelines.commit import load_manifest, publish_manifest
 from pipelines.engine import SerialEngine
 from pipelines.featurize.flow import featurize
 from pipelines.ingest.flow import ingest
@@ -203,6 +203,21 @@ def test_dying_before_any_write_and_starting_again_changes_no_byte(recipe, featu
     assert read_objects(storage.url) == expected
     # a tar, an index and a commit each, then spec, attention, manifest, notice and pointer
     assert num_deaths == 3 * len(featurized[2].features[featurized[1]].shards) + 5
+
+
+def test_files_of_another_format_are_made_again(recipe, featurized, tmp_path, encoded_counts, monkeypatch):
+    storage, digest, manifest = featurized
+    copied = LocalStorage(shutil.copytree(storage.url, tmp_path / "copy"))
+    old = manifest.features[digest].model_copy(update={"file_format": 1})
+    stale = manifest.model_copy(update={"features": {digest: old}})
+    publish_manifest(copied, stale, derived_from=manifest)
+    monkeypatch.setattr("pipelines.featurize.units.FEATURE_FORMAT", 3)
+    monkeypatch.setattr("pipelines.featurize.flow.FEATURE_FORMAT", 3)
+    monkeypatch.setattr("pipelines.featurize.reuse.FEATURE_FORMAT", 3)
+    _, again = featurize(recipe, copied, SerialEngine())
+    assert again.features[digest].file_format == 3
+    assert sum(encoded_counts) == NUM_VIEWS
+    assert [one.tar for one in again.features[digest].shards] == [one.tar for one in old.shards]
 
 
 def test_a_shard_that_was_deleted_is_made_again(recipe, featurized, tmp_path, encoded_counts):

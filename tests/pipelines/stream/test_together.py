@@ -14,7 +14,7 @@ from tiny_corpus import TinyCorpus, build_corpus
 
 from infra.storage import LocalStorage
 from pipelines.stream.together import stop_together
-from schemas.errors import CorruptError, PipelineError, StorageUnavailableError
+from schemas.errors import CorruptError, NoSpaceError, PipelineError, StorageUnavailableError
 
 NUM_RANKS = 2
 
@@ -72,7 +72,9 @@ def test_one_bad_shard_stops_all_ranks(tmp_path: Path) -> None:
     assert ended[0][2] == ended[1][2]
 
 
-@pytest.mark.parametrize("failure", [CorruptError("torn"), StorageUnavailableError("no answer")])
+@pytest.mark.parametrize(
+    "failure", [CorruptError("torn"), StorageUnavailableError("no answer"), NoSpaceError("full")]
+)
 def test_what_may_recover_stays_so(tmp_path: Path, failure: PipelineError) -> None:
     """Whoever starts ranks again tries the one and not the other."""
 
