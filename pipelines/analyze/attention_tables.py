@@ -25,7 +25,7 @@ from pipelines.analyze.attention import (
     measure_loss_without_vision,
 )
 from pipelines.engine import Progress, no_progress
-from pipelines.stream.stream import FeatureStream
+from pipelines.stream.once import open_once
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import Checkpoint
 from pipelines.train.precision import choose_device
@@ -75,7 +75,7 @@ def analyze_attention(
         NotFoundError: there is none.
     """
     data = checkpoint.config.data.model_copy(update={"batch": 1, "micro_batch": 1})
-    stream = FeatureStream(storage, manifest, spec, data, seed=0, num_epochs=1)
+    stream = open_once(storage, manifest, spec, data, checkpoint.config.model.reducer)
     assembly = restore(checkpoint, to_train=False)
     model = assembly.model.to(choose_device(checkpoint.config.run)).float().eval()
     ranges = [range(0), *cut_ranges(len(cast("Sequence[Any]", model.llm.base_model.layers)), layers_at_once)]

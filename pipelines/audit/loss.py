@@ -2,7 +2,7 @@
 
 The batch is the first step of the order that the checkpoint's own data settings give under the audit's seed,
 an example at a time, so that the same examples come from both; those that no prompt can be written of are
-left out of both.
+left out of both. Where the checkpoint's reducer works while features are read, it reduces both.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from infra.storage import Storage
 from operators.collate import collate_training
 from pipelines.stream.fresh import FreshFeatures, FreshReader
+from pipelines.stream.once import open_once
 from pipelines.stream.stream import FeatureStream
 from pipelines.train.assembly import Assembly, restore
 from pipelines.train.checkpoint import Checkpoint, open_checkpoint
@@ -65,12 +66,14 @@ def measure_loss_change(
     """
     config = checkpoint.config
     data = config.data.in_counts(NUM_EXAMPLES, 1)
-    stream = FeatureStream(storage, manifest, spec, data, seed=seed, num_epochs=1)
+    reducer = config.model.reducer
+    stream = open_once(storage, manifest, spec, data, reducer, seed)
     assembly = restore(checkpoint, to_train=False)
     assembly.model.to(choose_device(config.run)).eval()
     stored = _measure(stream, assembly, config.run)
     stream.load_state_dict(stream.state_dict() | {"epoch": 0, "step": 0})
-    stream.reader = FreshReader(storage, manifest, spec, fresh)
+    held = fresh.make_reducer(reducer) if reducer.needs_focus else None
+    stream.reader = FreshReader(storage, manifest, spec, fresh, held)
     recomputed = _measure(stream, assembly, config.run)
     if not stored.num_labels:
         raise NotFoundError("no prompt can be written of the examples drawn; try another --seed")

@@ -18,8 +18,7 @@ from infra.storage import Storage
 from operators.batch import TrainingExample
 from operators.collate import collate_training
 from pipelines.engine import Progress, no_progress
-from pipelines.stream.reducing import ReducingReader
-from pipelines.stream.stream import FeatureStream
+from pipelines.stream.once import open_once
 from pipelines.train.answer import answer
 from pipelines.train.assembly import Assembly, restore
 from pipelines.train.checkpoint import Checkpoint
@@ -109,9 +108,7 @@ def evaluate_sources(
     sources = dict.fromkeys(sorted(known & mixture.keys()) if mixture else sorted(known), 1.0)
     counted = checkpoint.config.data.in_counts(BATCH_SIZE, BATCH_SIZE)
     data = counted.model_copy(update={"exclude": others, "sources": sources or None})
-    stream = FeatureStream(storage, manifest, spec, data, seed=0, num_epochs=1)
-    if checkpoint.config.model.reducer.needs_focus:
-        stream.reader = ReducingReader(storage, manifest, spec, checkpoint.config.model.reducer)
+    stream = open_once(storage, manifest, spec, data, checkpoint.config.model.reducer)
     assembly = restore(checkpoint, to_train=False)
     assembly.model.to(choose_device(checkpoint.config.run)).eval()
     results: dict[str, SourceResult] = defaultdict(SourceResult)

@@ -86,6 +86,12 @@ class MediumEncoder:
     def compute_patches(
         self, views: UInt8[np.ndarray, "views height width 3"]
     ) -> Float[Tensor, "views patches hidden"]:
+        """What the encoder gives for views, without their class rows; see `compute_views`."""
+        return self.compute_views(views)[0]
+
+    def compute_views(
+        self, views: UInt8[np.ndarray, "views height width 3"]
+    ) -> tuple[Float[Tensor, "views patches hidden"], Float[Tensor, "views hidden"] | None]:
         """What the encoder gives for views, on the CPU; no codec has seen it.
 
         Raises:
@@ -96,7 +102,7 @@ class MediumEncoder:
                 "these features were reduced before they were stored: they cannot be compared with patches "
                 "or computed while training; use a cache without `reducer`"
             )
-        return self._compute(views)[0]
+        return self._compute(views)
 
     def encode(self, data: bytes, kind: MediumKind, choose: Choose = keep_all) -> MediumFeatures:
         """The features of a medium, from its encoded bytes, as the cache would give them.

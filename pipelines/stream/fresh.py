@@ -15,6 +15,7 @@ from torch import Tensor
 from infra.storage import Storage
 from operators.batch import MediumFeatures
 from operators.feature_file import MediumShape
+from operators.reducers.medium import MediumReducer
 from operators.render import RenderedMedium
 from pipelines.featurize.samples import SampleShard, StoredMedium
 from pipelines.featurize.single import MediumEncoder
@@ -24,6 +25,7 @@ from schemas.corpus import Manifest
 from schemas.errors import CorruptError, MismatchError, NotFoundError, SampleError
 from schemas.feature import FeatureSpec
 from schemas.record import MediumKind
+from schemas.reducer import ReducerConfig
 from schemas.stream import FramesConfig
 from schemas.training import LiveConfig
 
@@ -57,9 +59,21 @@ class FreshFeatures:
         raise CorruptError(f"item {key} has {start} views, view {view} is none of them")
 
     def compute_item(
-        self, shard: str, key: str, views: ViewChoice = "all", frames: FramesConfig = ALL_FRAMES
+        self,
+        shard: str,
+        key: str,
+        views: ViewChoice = "all",
+        frames: FramesConfig = ALL_FRAMES,
+        reducer: MediumReducer | None = None,
     ) -> tuple[MediumFeatures, ...]:
         """Chosen views of an item, by medium, rounded to fp16 as the codec of that name rounds.
+
+        Args:
+            shard: that the item stands in.
+            key: of the item.
+            views: of pictures.
+            frames: of clips.
+            reducer: what is made of them then; None: nothing.
 
         Raises:
             CorruptError: when a medium no longer decodes.
@@ -71,15 +85,27 @@ class FreshFeatures:
                 self._render(data[position], medium, f"{where} {position}")
                 for position, medium in enumerate(stored.media)
             ]
-            return tuple(self._encode_chosen(medium, views, frames) for medium in rendered)
+            whole = [self._encode_chosen(medium, views, frames) for medium in rendered]
+        if reducer is None:
+            return tuple(MediumFeatures(medium.patches) for medium in whole)
+        return tuple(reducer.reduce(medium) for medium in whole)
+
+    def make_reducer(self, config: ReducerConfig) -> MediumReducer:
+        """A reducer for what is computed here, with the attention weights of the encoder.
+
+        Raises:
+            ConfigError: the named reducer has weights of its own, or the encoder no next layer.
+        """
+        return self._encoder.make_reducer(config)
 
     def _encode_chosen(
         self, rendered: RenderedMedium, views: ViewChoice, frames: FramesConfig
     ) -> MediumFeatures:
         (chosen,) = choose_views([MediumShape(rendered.num_frames, rendered.views_per_frame)], views, frames)
-        patches = self._encoder.compute_patches(rendered.views[list(chosen.views)]).to(torch.float16)
+        patches, rows = self._encoder.compute_views(rendered.views[list(chosen.views)])
         grid = (chosen.shape.num_frames, chosen.shape.views_per_frame)
-        return MediumFeatures(patches.view(*grid, *patches.shape[1:]))
+        by_frame = None if rows is None else rows.to(torch.float16).view(*grid, -1)
+        return MediumFeatures(patches.to(torch.float16).view(*grid, *patches.shape[1:]), by_frame)
 
     def _compute(
         self, shard: str, key: str, position: int, view: int, shape: MediumShape
@@ -112,9 +138,17 @@ class FreshFeatures:
 class FreshReader(FeatureReader):
     """Reads nothing from the cache: what it gives is computed anew."""
 
-    def __init__(self, storage: Storage, manifest: Manifest, spec: str, fresh: FreshFeatures) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        spec: str,
+        fresh: FreshFeatures,
+        reducer: MediumReducer | None = None,
+    ) -> None:
         super().__init__(storage, manifest, spec)
         self._fresh = fresh
+        self._reducer = reducer
 
     def share_source(self, other: FeatureReader) -> None:
         """Feature shards are not read, so none are fetched ahead either."""
@@ -128,7 +162,8 @@ class FreshReader(FeatureReader):
         frames: FramesConfig = ALL_FRAMES,
     ) -> tuple[MediumFeatures, ...]:
         """See `FeatureReader.read_item`."""
-        return self._fresh.compute_item(self.find_shard(key) if shard is None else shard, key, views, frames)
+        name = self.find_shard(key) if shard is None else shard
+        return self._fresh.compute_item(name, key, views, frames, self._reducer)
 
     def read_features(
         self,

@@ -171,11 +171,17 @@ class OneTokenModel(nn.Module):
         return views * kept if num_patches else 0
 
     def check_reduced(self, batch: ModelBatch) -> None:
-        """Refuse to reduce again what was reduced before.
+        """Refuse to reduce again what was reduced before, and patches that a reader should have reduced.
 
         Raises:
-            MismatchError: these features were, and this model reduces.
+            MismatchError: these features were, and this model reduces; or they were not, and its reducer
+                works where features are read.
         """
+        if batch.frames_per_medium and batch.frame_tokens is None and self.shape.reducer.needs_focus:
+            raise MismatchError(
+                f"this model reads the tokens that {self.shape.reducer.name} leaves, and these features hold "
+                "all patches; reduce them while they are read (`ReducingReader`), or look at a reduced cache"
+            )
         if batch.frame_tokens is not None and (self.compressor is not None or self.pooling is not None):
             raise MismatchError(
                 "these features hold reduced tokens and no patches: write `model: {reducer: all}`, or train "

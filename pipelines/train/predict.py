@@ -54,6 +54,8 @@ class StepShape:
     views_per_frame: int = 1
     num_patches: int = 576
     encoder_width: int = 1024
+    is_reduced: bool = False
+    """Frames hold what a reducer left of all views, in one row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,7 @@ def largest_step(config: TrainConfig, num_tokens: int | None = None) -> StepShap
         num_labels=max(1, int(tokens * ANSWER_SHARE)),
         num_frames=frames if config.stage == 2 and data.views == "whole" else 1,
         views_per_frame=VIEWS_PER_PICTURE["hd4"] if data.views == "all" else 1,
+        is_reduced=config.model.reducer.needs_focus,
     )
 
 
@@ -146,11 +149,20 @@ def make_batch(step: StepShape, mode: FakeTensorMode | None = None) -> ModelBatc
         frames_per_medium=(step.num_frames,) * (step.num_examples * num_media),
         media_per_example=(num_media,) * step.num_examples,
         example_ids=tuple(f"example {index}" for index in range(step.num_examples)),
+        frame_tokens=_frame_tokens(step) if num_media and step.is_reduced else None,
     )
 
 
 def _frames_shape(step: StepShape) -> tuple[int, int, int, int]:
-    return step.num_examples * step.num_frames, step.views_per_frame, step.num_patches, step.encoder_width
+    num_frames = step.num_examples * step.num_frames
+    if step.is_reduced:
+        return num_frames, 1, step.views_per_frame * step.num_patches, step.encoder_width
+    return num_frames, step.views_per_frame, step.num_patches, step.encoder_width
+
+
+def _frame_tokens(step: StepShape) -> tuple[int, ...]:
+    num_frames, _, num_tokens, _ = _frames_shape(step)
+    return (num_tokens,) * num_frames
 
 
 def _make_optimizer(model: OneTokenModel, config: TrainConfig) -> tuple[Optimizer, list[Tensor]]:

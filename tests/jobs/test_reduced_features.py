@@ -1,6 +1,7 @@
 """Reducers in use: a reduced cache, reduction while features are read, and none of either trained for."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from small_job import QUESTION, SmallJob, run_onetoken, write_job, write_yaml
 
 from infra.storage import open_storage
+from operators.collate import collate_training
 from operators.reducers import build_reducer, reduce_frames
 from operators.reducers.medium import MediumReducer
 from pipelines.commit import load_manifest, read_object
@@ -17,6 +19,9 @@ from pipelines.featurize.attention import read_attention
 from pipelines.featurize.single import MediumEncoder
 from pipelines.stream.reader import FeatureReader
 from pipelines.stream.reducing import ReducingReader
+from pipelines.stream.stream import FeatureStream
+from pipelines.train.assembly import restore
+from pipelines.train.checkpoint import open_checkpoint
 from schemas.record import MediumKind
 from schemas.reducer import ReducerConfig
 
@@ -188,6 +193,48 @@ def test_a_reducer_trains_over_the_full_cache(job: SmallJob, tmp_path: Path, nam
     assert outcome.status == 0, outcome.err
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2
+
+
+def test_a_look_at_a_checkpoint_reduces_as_its_training_did(job: SmallJob, tmp_path: Path) -> None:
+    """`analyze attention` and `audit` see the tokens that PruMerge leaves, of 576 at most 144 a view."""
+    spec = specs_of(job)["none"]
+    model = {"reducer": "prumerge", "prefusion": {"layers": 0}}
+    assert train(job, tmp_path / "run", 2, model=model, spec=spec).status == 0
+    looked = ("--out", tmp_path / "attention", "--examples", 3, "--layers", 1, "--json")
+    attention = run_onetoken("analyze", "attention", tmp_path / "run", *looked)
+    assert attention.status == 0, attention.err
+    bits = [row["vision_entropy_bits"] for row in attention.values["layers"]]
+    assert 0 < max(bits) < math.log2(144)
+    audit = run_onetoken(
+        "audit",
+        "--corpus",
+        job.corpus,
+        "--spec",
+        spec,
+        "--views",
+        2,
+        "--checkpoint",
+        tmp_path / "run",
+        "--json",
+    )
+    assert audit.status == 0, audit.err
+    loss = audit.values["loss"]
+    assert loss["stored"] == pytest.approx(loss_of(job, tmp_path / "run", spec), rel=1e-4)
+    assert loss["recomputed"] == pytest.approx(loss["stored"], rel=0.01)
+
+
+def loss_of(job: SmallJob, run: Path, spec: str) -> float:
+    """Over the first step of the order, an example at a time, reduced while it is read."""
+    storage, checkpoint = open_storage(str(job.corpus)), open_checkpoint(run)
+    manifest, data = load_manifest(storage), checkpoint.config.data.in_counts(8, 1)
+    stream = FeatureStream(storage, manifest, spec, data, seed=0, num_epochs=1)
+    stream.reader = ReducingReader(storage, manifest, spec, PRUMERGE)
+    assembly = restore(checkpoint, to_train=False)
+    with torch.inference_mode():
+        losses = [
+            assembly.model.eval()(collate_training(batch, assembly.prompter)) for batch in next(iter(stream))
+        ]
+    return sum(float(loss.total) for loss in losses) / sum(loss.num_labels for loss in losses)
 
 
 def test_reading_reduces_as_the_reducer_does(job: SmallJob) -> None:

@@ -130,6 +130,13 @@ def test_what_is_reduced_is_not_reduced_again() -> None:
             reducing_model(ReducerConfig(name=name))(ragged_batch())
 
 
+def test_patches_are_refused_where_a_reader_should_have_reduced_them() -> None:
+    for name in ("prumerge", "prumerge_plus", "tome"):
+        with pytest.raises(MismatchError, match="reduce them while they are read"):
+            reducing_model(ReducerConfig(name=name))(tiny_batch(TALK))
+    assert float(reducing_model(ReducerConfig(name="prumerge"))(ragged_batch()).example_totals.sum()) > 0
+
+
 def test_counts_must_fit_the_frames() -> None:
     batch = tiny_batch(TALK)
     with pytest.raises(MismatchError, match="4 frames come with 2 counts"):
