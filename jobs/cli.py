@@ -1,7 +1,7 @@
 """`onetoken`: the command line. Verbs live in modules of their own; this one maps errors to exit statuses.
 
 Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 finished but over the reject budget, 130 or 143
-stopped by SIGINT or SIGTERM.
+stopped by SIGINT or SIGTERM; `train` saves after SIGTERM and leaves with 0, or with 1 past its deadline.
 """
 
 import os

@@ -43,6 +43,12 @@ _NOT_COMPARED = {
 _OF_A_MACHINE = {"corpus": True, "out": True, "data": HOW, "run": {"threads"}}
 
 
+def _is_chosen(part: StrictModel, name: str) -> bool:
+    """Whether a setting was given, and not as it would be anyway: what is written down has all of them."""
+    default = cast("object", type(part).model_fields[name].default)
+    return name in part.model_fields_set and cast("object", getattr(part, name)) != default
+
+
 class PrefusionConfig(StrictModel):
     """Decoder layers that write what the patches say into the instruction."""
 
@@ -50,6 +56,12 @@ class PrefusionConfig(StrictModel):
     """0 leaves pre-fusion out."""
     init: Literal["zero", "copy", "random"] = "zero"
     """zero: starts as the identity; copy: the language model's first layers; random: as it is initialized."""
+
+    @model_validator(mode="after")
+    def _has_layers_to_begin(self) -> "PrefusionConfig":
+        if self.layers == 0 and _is_chosen(self, "init"):
+            raise ValueError("layers: 0 leaves pre-fusion out; leave `init` out, too")
+        return self
 
 
 class LoraConfig(StrictModel):
@@ -91,6 +103,16 @@ class ModelConfig(StrictModel):
     def _one_start(self) -> "ModelConfig":
         if self.start_from is not None and self.init_from is not None:
             raise ValueError("give either start_from, for a checkpoint, or init_from, for published weights")
+        return self
+
+    @model_validator(mode="after")
+    def _queries_have_a_compressor(self) -> "ModelConfig":
+        unused = [name for name in ("grid", "positions") if _is_chosen(self, name)]
+        if unused and self.reducer.name != "query":
+            raise ValueError(
+                f"{' and '.join(unused)}: of the compressor's queries, which `reducer: {self.reducer.name}` "
+                "has not; leave out"
+            )
         return self
 
 
@@ -145,6 +167,8 @@ class OptimizerConfig(StrictModel):
                 "adamw keeps weights in float32 and all gradients; in_backward and weights: bfloat16 go with "
                 "kind: adafactor, adamw_8bit or adamw_4bit, which round stochastically"
             )
+        if self.kind == "adafactor" and _is_chosen(self, "betas"):
+            raise ValueError("betas: of AdamW; adafactor has no moments to weigh, leave betas out")
         return self
 
 
@@ -182,7 +206,8 @@ class RunConfig(StrictModel):
     keep_last: Count | None = 2
     """Older checkpoints are removed once a newer one is whole; null: never."""
     stop_within_s: Count = 120
-    """Seconds after SIGTERM within which the run ends its step and saves; then it ends unsaved."""
+    """Seconds after SIGTERM within which the run ends its step and saves; then it ends unsaved. Under
+    torchrun, `--shutdown-timeout` has to be longer: it is 30."""
     evaluate_every: Count | None = None
     """Steps between losses on held-out examples: those of the shards under `data.exclude`. Null: never."""
     evaluate_batches: Count = 32

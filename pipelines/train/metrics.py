@@ -54,8 +54,17 @@ class StepReport:
 
     @property
     def in_words(self) -> str:
-        """What a person watches."""
-        return f"loss {self.loss:.3f}  {self.tokens_per_s:,.0f} tokens/s"
+        """What a person watches, in a line."""
+        parts = [
+            f"loss {self.loss:.3f}",
+            f"held-out {self.held_out_loss:.3f}" if self.held_out_loss is not None else "",
+            f"{self.tokens_per_s:,.0f} tokens/s",
+            f"{self.examples_per_s:,.1f} samples/s",
+            f"data wait {self.data_wait_share:.1%}",
+            f"{self.memory_bytes / 2**30:.1f} GiB",
+            f"MFU {self.mfu:.1%}" if self.mfu is not None else "",
+        ]
+        return "  ".join(part for part in parts if part)
 
     @property
     def data_wait_share(self) -> float:

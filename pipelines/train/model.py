@@ -77,7 +77,6 @@ class OneTokenModel(nn.Module):
         self.shape, self.stage, self.plan = shape, stage, plan or ActivationPlan()
         if self.plan.packed:
             check_shareable(llm.config)
-        self.train_embeddings = False
         use_causal_kernel(llm)
         self.llm = llm
         embeddings = self.token_embeddings
@@ -117,13 +116,12 @@ class OneTokenModel(nn.Module):
         """The language model's output layer."""
         return cast("nn.Module", self.llm.get_output_embeddings())
 
-    def set_trainable(self, *, train_embeddings: bool = False) -> None:
+    def set_trainable(self) -> None:
         """Let this stage's parameters train: the projector (1), or all but the token embeddings (2).
 
         Of a language model with adapters, these alone.
         An output head that shares the embeddings' weights trains all the same, through its own use of them.
         """
-        self.train_embeddings = train_embeddings and self.stage == 2
         adapters = [weight for name, weight in self.llm.named_parameters() if "lora_" in name]
         for weight in self.parameters():
             weight.requires_grad = self.stage == 2 and weight.is_floating_point()
@@ -134,7 +132,7 @@ class OneTokenModel(nn.Module):
                 weight.requires_grad = True
             return
         is_tied = self.token_embeddings.weight is getattr(self.head, "weight", None)
-        if self.stage == 2 and not train_embeddings and not is_tied:
+        if self.stage == 2 and not is_tied:
             self.token_embeddings.requires_grad_(False)
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
@@ -250,7 +248,7 @@ class OneTokenModel(nn.Module):
     def embed(self, token_ids: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """Token embeddings; the place of a medium gets those of token 0, which nothing reads."""
         embeddings: Tensor = self.token_embeddings(token_ids.clamp(min=0))
-        return embeddings if self.train_embeddings else embeddings.detach()
+        return embeddings.detach()
 
     def _fusion(self) -> FrameFusion:
         compress = self.compressor if self.pooling is None else partial(pool_frames, self.pooling)

@@ -20,8 +20,9 @@ MANY = 1_000_000
 
 
 def test_the_signal_is_a_wish() -> None:
+    """Another one that follows at once is the same wish."""
     before = signal.getsignal(signal.SIGTERM)
-    with SoftStop(60) as stop:
+    with SoftStop(600, echo_s=600) as stop:
         assert not stop.is_asked()
         os.kill(os.getpid(), signal.SIGTERM)
         deadline = time.monotonic() + 30
@@ -30,6 +31,25 @@ def test_the_signal_is_a_wish() -> None:
         assert stop.is_asked()
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    script = textwrap.dedent(
+        """
+        import os, signal, time
+        from jobs.stopping import SoftStop
+        with SoftStop(600, echo_s=0) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not stop.is_asked():
+                time.sleep(0.01)
+            print("saving", flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(300)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "saving\n"
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_after_the_deadline_the_process_ends() -> None:

@@ -44,6 +44,24 @@ def test_contradictions_are_refused(extra: str, message: str) -> None:
         parse(MINIMAL.format(stage=1) + extra)
 
 
+@pytest.mark.parametrize(
+    ("section", "unused", "message"),
+    [
+        ("optimizer: {kind: adafactor, betas: [%s, 0.999]}", ("0.8", "0.9"), "betas: of AdamW"),
+        ("model: {reducer: average, grid: %s}", ("2", "1"), "grid: of the compressor's queries.*average"),
+        ("model: {reducer: all, positions: %s}", ("native", "published"), "positions: of the compressor"),
+        ("model: {prefusion: {layers: 0, init: %s}}", ("copy", "zero"), "layers: 0 leaves pre-fusion out"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(section: str, unused: tuple[str, str], message: str) -> None:
+    """As it is by default it may stand there: a checkpoint's configuration names every setting."""
+    chosen, default = unused
+    with pytest.raises(ConfigError, match=message):
+        parse(MINIMAL.format(stage=2) + section % chosen)
+    kept = parse(MINIMAL.format(stage=2) + section % default)
+    assert TrainConfig.model_validate(kept.model_dump(mode="json")) == kept
+
+
 def test_the_digest_leaves_out_what_decides_no_number() -> None:
     base = parse(MINIMAL.format(stage=1))
     moved = parse(

@@ -31,25 +31,25 @@ def expand_sweep(base: object = BASE, **parts: object):
 def test_each_variant_at_each_point_in_the_order_of_the_file() -> None:
     runs = expand_sweep(
         variants={"fused": {}, "plain": {"model.prefusion.layers": 0}},
-        grid={"model.grid": [1, 2], "optimizer.lr": [1e-3, 1e-4]},
+        grid={"data.micro_batch": [1, 2], "optimizer.lr": [1e-3, 1e-4]},
     )
     assert list(runs) == [
         *(
-            "fused grid=1 lr=0.001",
-            "fused grid=1 lr=0.0001",
-            "fused grid=2 lr=0.001",
-            "fused grid=2 lr=0.0001",
+            "fused micro_batch=1 lr=0.001",
+            "fused micro_batch=1 lr=0.0001",
+            "fused micro_batch=2 lr=0.001",
+            "fused micro_batch=2 lr=0.0001",
         ),
         *(
-            "plain grid=1 lr=0.001",
-            "plain grid=1 lr=0.0001",
-            "plain grid=2 lr=0.001",
-            "plain grid=2 lr=0.0001",
+            "plain micro_batch=1 lr=0.001",
+            "plain micro_batch=1 lr=0.0001",
+            "plain micro_batch=2 lr=0.001",
+            "plain micro_batch=2 lr=0.0001",
         ),
     ]
-    changes, config = runs["plain grid=2 lr=0.0001"]
-    assert changes == {"model.prefusion.layers": 0, "model.grid": 2, "optimizer.lr": 1e-4}
-    assert (config.model.prefusion.layers, config.model.grid, config.lr) == (0, 2, 1e-4)
+    changes, config = runs["plain micro_batch=2 lr=0.0001"]
+    assert changes == {"model.prefusion.layers": 0, "data.micro_batch": 2, "optimizer.lr": 1e-4}
+    assert (config.model.prefusion.layers, config.data.micro_batch, config.lr) == (0, 2, 1e-4)
     assert config.model.reducer.name == "average"
 
 
@@ -103,7 +103,7 @@ def test_the_sweep_of_the_documentation_is_one() -> None:
         ({"grid": {"data.exclude": [["image-0"]]}}, "same shards"),
         ({"variants": {"odd": {"data": {"batch": 4}}}}, "same shards"),
         ({"variants": {"a": {}, "b": {"run.device": "cpu"}}}, "'b' trains the same as 'a'"),
-        ({"grid": {"model.grid": [2, 2]}}, "two runs are called 'grid=2'"),
+        ({"grid": {"data.micro_batch": [2, 2]}}, "two runs are called 'micro_batch=2'"),
         ({"variants": {"a": {"model.grid": 2}}, "grid": {"model.grid": [1]}}, "both change model.grid"),
         ({"grid": {"model.grid": []}}, "grid"),
         ({"griid": {}}, "did you mean 'grid'"),

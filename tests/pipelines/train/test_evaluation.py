@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from pipelines.train.assembly import assemble
 from pipelines.train.evaluation import measure_loss
 from pipelines.train.loop import train
 from pipelines.train.tensor_file import read_tensors
-from pipelines.train.utilization import peak_flops, step_flops
+from pipelines.train.utilization import flops_of_device, peak_flops, step_flops
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,54 @@ def test_arithmetic_is_counted_by_weights_and_tokens() -> None:
     )
     assert step_flops(model, batch, 5, 4) == expected
     assert peak_flops(torch.device("cpu")) is None
+
+
+def num_weights(module: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def test_frozen_weights_have_no_gradient_of_their_own() -> None:
+    """Stage 1, and stage 2 with a frozen language model below adapters: two passes instead of three."""
+    batch = tiny_batch([[Say("human", 5, (3,)), Say("gpt", 4)]])
+    for model in (tiny_model(1), tiny_model(2, grid=2)):
+        model.llm.requires_grad_(False)
+        parts, read = num_weights(model.llm.model.layers), 5 + 4 + 3 * 4
+        frozen = step_flops(model, batch, 4, 4)
+        model.llm.requires_grad_(True)
+        more = step_flops(model, batch, 4, 4) - frozen
+        assert more == 2 * (read * parts + 4 * num_weights(model.head))
+        assert frozen > 2 * more
+
+
+def test_weights_in_four_bits_count_as_many_as_they_stand_for() -> None:
+    model, batch = tiny_model(2), tiny_batch([[Say("human", 5), Say("gpt", 4)]])
+    model.llm.requires_grad_(False)
+    plain = step_flops(model, batch, 4, 4)
+    for projection in (layer.self_attn.q_proj for layer in model.llm.model.layers):
+        packed = torch.zeros(projection.weight.numel() // 2, 1, dtype=torch.uint8)
+        state = SimpleNamespace(shape=projection.weight.shape)
+        projection.weight = torch.nn.Parameter(packed, requires_grad=False)
+        projection.weight.quant_state = state
+    assert step_flops(model, batch, 4, 4) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GeForce RTX 5090", 209e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GB200", None),
+    ],
+)
+def test_a_device_is_known_by_whole_words_of_its_name(name: str, flops: float | None) -> None:
+    assert flops_of_device(name) == flops

@@ -25,6 +25,15 @@ REPORT = StepReport(
 REPORTS = [replace(REPORT, step=step, loss=1 / (step + 2)) for step in range(1, 5)]
 
 
+def test_a_step_is_told_in_a_line() -> None:
+    told = "loss 2.500  333 tokens/s  13.3 samples/s  data wait 33.3%  1.0 GiB"
+    assert REPORT.in_words == told
+    everything = replace(REPORT, held_out_loss=2.25, mfu=0.4126, num_tokens=100_000)
+    assert everything.in_words == (
+        "loss 2.500  held-out 2.250  333,333 tokens/s  13.3 samples/s  data wait 33.3%  1.0 GiB  MFU 41.3%"
+    )
+
+
 def write(out: Path) -> Path:
     file = MetricsFile(out / METRICS_NAME, 0)
     for report in REPORTS:
