@@ -127,6 +127,39 @@ def test_a_killed_process_leaves_a_run_to_resume(llm: Path, tmp_path: Path) -> N
     assert_same_tensors(out / "step-000008", tmp_path / "straight/step-000008", at_least=20)
 
 
+IN_BACKWARD = {"kind": "adafactor", "in_backward": True}
+
+
+@pytest.mark.parametrize("optimizer", [{}, IN_BACKWARD], ids=["adamw", "adafactor in backward"])
+def test_a_run_that_dies_at_any_step_ends_as_if_it_had_not(
+    llm: Path, tmp_path: Path, optimizer: dict[str, object]
+) -> None:
+    """Before the first checkpoint, right after one, between two, and in the last step."""
+
+    def configure(name: str) -> TrainConfig:
+        run, data = {"steps": 6, "save_every": 2, "keep_last": None}, {"batch": 2, "micro_batch": 2}
+        return tiny_config(llm, tmp_path / name, run=run, data=data, optimizer=optimizer)
+
+    train(tiny_run(configure("straight")))
+    for last in (1, 2, 3, 5):
+        config, taken = configure(f"dies-{last}"), []
+
+        def die(report: StepReport, last: int = last, taken: list[int] = taken) -> None:
+            taken.append(report.step)
+            if report.step == last:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_run(config), None, die)
+        assert taken[-1] == last
+        folder = latest_checkpoint(Path(config.out))
+        assert (folder is None) == (last <= 2), "a step is told before it is saved"
+        run = resumed_run(config, folder) if folder else tiny_run(config)
+        train(run, open_checkpoint(folder) if folder else None)
+        ends = (Path(name) / "step-000006" for name in (config.out, tmp_path / "straight"))
+        assert_same_tensors(*ends, at_least=20)
+
+
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_bit(llm: Path, tmp_path: Path) -> None:
     train(tiny_run(tiny_config(llm, tmp_path / "straight")))
     config = tiny_config(llm, tmp_path / "stopped", run={"save_every": 100})
