@@ -51,7 +51,7 @@ class ImagePolicy:
     """What decides the pixels of a decoded picture; part of the feature spec."""
 
     version: str = "image/1"
-    """Names the rules of this module that have no field: orientation, depth, colour, first frame."""
+    """Names the rules of this module that have no field: orientation, cut files, depth, colour, frame."""
     max_pixels: int = 64_000_000
     min_side_px: int = 2
     """Less than two pixels cannot be cut into 2 x 2 crops."""

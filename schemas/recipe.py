@@ -97,7 +97,8 @@ class SourceConfig(StrictModel):
     """Folders besides media_root that symbolic links may lead into."""
     take: Annotated[str, AfterValidator(_check_take)] = "all"
     deduplicate: bool = False
-    """True: a record identical to an earlier one of this source is rejected as duplicate_record."""
+    """True: a record identical to an earlier one of this source, in media and conversation, is rejected as
+    duplicate_record; ids are not compared."""
     reject_media: tuple[Sha256, ...] = ()
     """Media that are there and that nobody wants, such as the picture that a host sends for a dead link; a
     record about one of them is rejected as unwanted_medium. The tables of media tell which are used often."""
