@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.analyze.build_plan import BuildPlan
     from pipelines.analyze.cache_size import ReducedSize
     from pipelines.analyze.calibrate import Calibration
+    from pipelines.analyze.corpus_counts import CorpusCounts
     from pipelines.analyze.encoder_shape import FoundShape
 
 CODECS = ("fp16", "int8", "compact")
@@ -43,7 +44,7 @@ def plan_recipe(
     """The plan in words and as plain values.
 
     Raises:
-        ConfigError: neither the recipe nor a corpus tells how much there is.
+        ConfigError: neither a source of the recipe nor a corpus tells how much there is.
     """
     from operators.costs.shapes import VICUNA_7B
     from pipelines.analyze.build_plan import TrainedModel, plan_build
@@ -68,7 +69,7 @@ def plan_recipe(
     speed = calibrate(recipe.views, tower, with_encoder=not cluster.num_gpus)
     view_bytes = measure_cached_view(recipe, tower.patches, tower.width)
     model = TrainedModel(llm=VICUNA_7B, text_tokens=120, tower=tower)
-    clip_seconds = _count_clip_seconds(recipe, counts.videos.views)
+    clip_seconds = _count_clip_seconds(recipe, counts)
     plan = plan_build(counts, view_bytes, clip_seconds, speed, cluster, model, passes)
     sizes = {name: measure_view_bytes(CodecConfig(name=name), tower.patches, tower.width) for name in CODECS}
     reduced = list(measure_reduced(recipe.codec, tower.patches, tower.width))
@@ -89,12 +90,12 @@ def plan_recipe(
     return lines, values
 
 
-def _count_clip_seconds(recipe: Recipe, num_views: int) -> float:
-    """Of all clips: stated lengths, or a second a view."""
+def _count_clip_seconds(recipe: Recipe, counts: "CorpusCounts") -> float:
+    """Of all clips: stated lengths; of an ingested corpus that states none of some, a second a view."""
     stated = [source.counts for source in recipe.sources if source.counts]
-    if len(stated) == len(recipe.sources):
-        return sum(counts.unique_videos * counts.video_s for counts in stated)
-    return num_views / (recipe.views.video.fps or 1.0)
+    if not counts.is_exact or len(stated) == len(recipe.sources):
+        return sum(one.unique_videos * one.video_s for one in stated)
+    return counts.videos.views / (recipe.views.video.fps or 1.0)
 
 
 def _count_lines(plan: "BuildPlan") -> Iterator[str]:
@@ -111,6 +112,8 @@ def _count_lines(plan: "BuildPlan") -> Iterator[str]:
         f"{saved:.2f} times as many"
     )
     yield f"  {counts.shards:,} shards, {counts.media_bytes / TERA:.3f} TB of media"
+    if counts.uncounted:
+        yield f"  left out, for the recipe states no counts of them: {', '.join(counts.uncounted)}"
 
 
 def _encoder_lines(name: str, found: "FoundShape") -> Iterator[str]:

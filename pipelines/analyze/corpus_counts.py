@@ -56,6 +56,8 @@ class CorpusCounts:
     shards: int
     is_exact: bool
     """From an ingested corpus."""
+    uncounted: tuple[str, ...] = ()
+    """Sources that nobody states counts of; nothing here includes them."""
 
     @property
     def items(self) -> int:
@@ -81,14 +83,16 @@ class CorpusCounts:
 def count_recipe(recipe: Recipe) -> CorpusCounts:
     """From the `counts` of a recipe's sources; media of two sources count as different ones.
 
+    Sources without counts are named and left out.
+
     Raises:
-        ConfigError: a source has none.
+        ConfigError: no source has counts.
     """
-    without = [source.name for source in recipe.sources if source.counts is None]
-    if without:
+    uncounted = tuple(source.name for source in recipe.sources if source.counts is None)
+    if len(uncounted) == len(recipe.sources):
         raise ConfigError(
-            f"no counts of {', '.join(without[:3])}{' and others' if len(without) > 3 else ''}: write "
-            "`counts:` below these sources, or ingest and name the corpus with --corpus"
+            f"no source of {recipe.name} has counts: write `counts:` below its sources, or ingest and name "
+            "the corpus with --corpus"
         )
     images = sum((_count_images(recipe, source) for source in recipe.sources), start=MediaCounts())
     videos = sum((_count_videos(recipe, source) for source in recipe.sources), start=MediaCounts())
@@ -98,6 +102,7 @@ def count_recipe(recipe: Recipe) -> CorpusCounts:
         videos=videos,
         shards=estimate_leaves(images, recipe.shards) + estimate_leaves(videos, recipe.shards),
         is_exact=False,
+        uncounted=uncounted,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from operators.annotations import LAYOUTS
+from pipelines.analyze.corpus_counts import count_recipe
 from schemas.configuration import parse_yaml
 from schemas.recipe import Recipe
 
@@ -54,16 +55,22 @@ def test_the_stated_counts_of_the_mixture_add_up():
         assert f"name: {source.name}," in line
         if line.endswith("# count not published"):
             assert source.take == "all"
+            assert source.counts is None
             num_uncounted += 1
             continue
         stated = re.search(r"  # ([\d,]+)(?: of ([\d,]+))?(?: \(.*\))?$", line)
         assert stated, line
         total += count(stated[1])
+        assert source.counts.examples == count(stated[1])
         if source.take != "all":
             share = re.fullmatch(r"first:(\d+)%", source.take)
             assert share, line
             assert count(stated[1]) == math.ceil(int(share[1]) * count(stated[2]) / 100), line
     assert num_uncounted == 4
+    counts = count_recipe(recipe)
+    assert counts.examples == total
+    assert counts.uncounted == tuple(source.name for source in recipe.sources if not source.counts)
+    assert counts.images.uses == total - 100_000 - (665_298 - 624_610) - 449_995
     assert f"{total:,}, of which 558,128 are captions" in text
     assert f"{total - 558_128:,} instructions" in text
     assert total == pytest.approx(3_000_000, rel=0.05)

@@ -6,17 +6,18 @@ import torch
 from jobs.bench import reduce
 from jobs.bench.bounds import BOUNDS
 from jobs.bench.feature_statistics import STATISTICS
-from jobs.bench.reduce import draw_view, loop_over_tokens
+from jobs.bench.reduce import draw_view, loop_over_keys, loop_over_tokens
 from jobs.bench.reduced_sizes import measure_sizes
 from operators.reducers import build_reducer, reduce_view
 from schemas.reducer import ReducerConfig
 
 
+@pytest.mark.parametrize("loop", [loop_over_tokens, loop_over_keys])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_loop_is_the_reducer(seed: int) -> None:
+def test_the_loops_are_the_reducer(seed: int, loop) -> None:
     view = draw_view(seed, num_patches=64, width=16)
     found = reduce_view(build_reducer(ReducerConfig(name="prumerge", neighbors=5)), view)
-    torch.testing.assert_close(found, loop_over_tokens(view, 5), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, loop(view, 5), rtol=1e-4, atol=1e-5)
 
 
 def test_it_tells_a_ratio(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +28,7 @@ def test_it_tells_a_ratio(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = reduce.measure(tmp_path, lambda _: None, 0.1)
     assert torch.get_num_threads() == threads
     assert measured.ratios["prumerge_vs_loop"] > 1
+    assert measured.details["key_loop_ms"] > measured.details["token_loop_ms"] > 0
     assert measured.details["tokens"] >= 1
     assert set(measured.ratios) == set(BOUNDS["reduce"])
 

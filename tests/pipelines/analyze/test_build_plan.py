@@ -1,5 +1,7 @@
 """Plans on counts small enough to work out by hand, and counts against what sharding really makes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,15 @@ def test_counts_must_be_stated() -> None:
         count_recipe(bare)
     with pytest.raises(ConfigError, match="unique"):
         recipe(examples=1, images=1, unique_images=2)
+
+
+def test_sources_without_counts_are_named_and_left_out() -> None:
+    stated = recipe(examples=30, images=20, unique_images=5)
+    unknown = {"name": "b", "format": "llava", "annotations": "b.json"}
+    both = build({"name": "m", "sources": [*stated.model_dump()["sources"], unknown]}, Recipe, "r")
+    counts = count_recipe(both)
+    assert counts.uncounted == ("b",)
+    assert replace(counts, uncounted=()) == count_recipe(stated)
 
 
 def test_counts_do_not_change_a_corpus() -> None:

@@ -120,8 +120,8 @@ def test_ordinary_rejects_cost_no_process(decoder, data, kind, code):
 
 
 DEADLY = [
-    (b"hang", False, RejectCode.DECODER_TIMEOUT, "still at work after 3 s"),
-    (b"hang with the lock", True, RejectCode.DECODER_TIMEOUT, "still at work after 3 s"),
+    (b"hang", False, RejectCode.DECODER_TIMEOUT, r"still at work after \d+ s"),
+    (b"hang with the lock", True, RejectCode.DECODER_TIMEOUT, r"still at work after \d+ s"),
     (b"crash", True, RejectCode.DECODER_CRASH, "SIGSEGV"),
     (b"crash", False, RejectCode.DECODER_CRASH, "SIGSEGV"),
     (b"abort", True, RejectCode.DECODER_CRASH, "SIGABRT"),

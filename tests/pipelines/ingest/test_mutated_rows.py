@@ -237,7 +237,7 @@ def test_spliced_bytes_are_refused_or_read_is_written_plus_rejected(media, tmp_p
     splice(check_text)
     assert seen["written"]
     assert seen["refused"]
-    assert len(seen) > 3
+    assert seen.keys() - {"written", "refused"}
 
 
 TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
