@@ -119,9 +119,10 @@ def _own_signals() -> Generator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
-    except SystemExit:  # so ends Ray's handler
+    except SystemExit as left:
         _set_handler(before)
-        signal.raise_signal(signal.SIGTERM)
+        if left.code == signal.SIGTERM:  # so ends Ray's handler
+            signal.raise_signal(signal.SIGTERM)
         raise
     finally:
         _set_handler(before)

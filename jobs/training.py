@@ -11,11 +11,12 @@ from jobs.console import Reporter, print_result
 from jobs.options import JsonOption, RayAddressOption, read_configuration
 from jobs.stopping import SoftStop
 from jobs.totals import in_counts
+from jobs.training_context import check_context
 from jobs.training_data import (
-    check_context,
     count_left_out,
     count_tokens,
     hold_out,
+    open_held_out,
     open_reader,
     open_stream,
     open_training_data,
@@ -139,13 +140,15 @@ def run_training(
         shall_stop: asked after every step; when it is true, the run saves and ends.
 
     Raises:
-        ConfigError: when `out` is a file, or the run needs more memory than `memory.limit`.
+        ConfigError: when `out` is a file, the GPU has no bfloat16 and the run asks for it, or the run needs
+            more memory than `memory.limit`.
         ConflictError: when `out` holds checkpoints and `resume` is not asked for.
     """
-    from pipelines.train.precision import choose_device
+    from pipelines.train.precision import check_precision, choose_device
     from pipelines.train.processes import join_processes
 
     with join_processes(choose_device(config.run).type) as processes:
+        check_precision(config)
         if processes.is_alone and config.memory.limit is not None:
             from jobs.planning_training import plan_training
 
@@ -187,7 +190,9 @@ def _train_together(
     lengths = count_tokens(data, assembly.prompter, SerialEngine(), reporter, processes)
     reader = open_reader(config, data)
     stream = open_stream(config, data, lengths, processes, reader)
-    check_context(config, stream, assembly.model.llm.config)
+    held_out = open_held_out(config, data, lengths, processes, reader)
+    streams = [stream] if held_out is None else [stream, held_out]
+    check_context(config, data, lengths, assembly.prompter, assembly.model.llm.config, *streams)
     if stream.catalog.left_out:
         say(f"some examples are left out for what they say: {in_counts(stream.catalog.left_out)}")
     num_steps = config.run.steps or sum(stream.num_steps(epoch) for epoch in range(config.epochs or 1))
@@ -198,7 +203,7 @@ def _train_together(
         identity=identity,
         num_steps=num_steps,
         processes=processes,
-        held_out=hold_out(config, data, lengths, processes, group, reader),
+        held_out=hold_out(config, held_out, processes, group),
         shall_stop=shall_stop,
     )
     processes.wait()

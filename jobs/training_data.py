@@ -164,8 +164,13 @@ def open_stream(
     lengths: "Lengths",
     processes: "Processes | None" = None,
     reader: "FeatureReader | None" = None,
+    *,
+    num_epochs: int | None = None,
 ) -> "FeatureStream":
-    """The examples that a run trains on, in its order; `reader` takes the place of the cache."""
+    """The examples that a run trains on, in its order; `reader` takes the place of the cache.
+
+    After `num_epochs` of them the stream ends; None: never.
+    """
     from pipelines.stream.stream import FeatureStream
     from pipelines.train.processes import ALONE
     from pipelines.train.shape import count_frame_tokens
@@ -180,6 +185,7 @@ def open_stream(
         rank=place.rank,
         world_size=place.world_size,
         num_nodes=place.num_nodes,
+        num_epochs=num_epochs,
         lengths=lengths,
         frame_tokens=count_frame_tokens(config, data.spec),
     )
@@ -196,27 +202,6 @@ def _choose_reader(stream: "FeatureStream", config: TrainConfig, reader: "Featur
         stream.reader.pin_memory()
 
 
-def check_context(config: TrainConfig, stream: "FeatureStream", llm_config: object) -> None:
-    """Refuse a run with examples that are longer than what its language model was made to read.
-
-    Clips count as long as their containers say; a language model that states no limit has none.
-
-    Raises:
-        ConfigError: naming the longest example.
-    """
-    context: int | None = getattr(llm_config, "max_position_embeddings", None)
-    lengths = stream.catalog.table.lengths
-    row = int(lengths.argmax())
-    if context is None or int(lengths[row]) <= context:
-        return
-    raise ConfigError(
-        f"{int((lengths > context).sum())} examples are longer than the {context} tokens that `model.llm: "
-        f"{config.model.llm}` reads; the longest, {stream.loader.read_text(row).example_id}, has "
-        f"{int(lengths[row])}, those of its media among them; read fewer frames (`data.frames`), or fewer "
-        "tokens of each (`model.grid`, `model.reducer`), or lower `data.max_tokens`"
-    )
-
-
 def count_left_out(stream: "FeatureStream") -> dict[str, int]:
     """Examples that a run does not train on, by reason."""
     catalog = stream.catalog
@@ -228,33 +213,25 @@ def count_left_out(stream: "FeatureStream") -> dict[str, int]:
     return {reason: count for reason, count in left_out.items() if count}
 
 
-def hold_out(
+def open_held_out(
     config: TrainConfig,
     data: TrainingData,
     lengths: "Lengths",
     processes: "Processes",
-    group: object | None,
     reader: "FeatureReader | None",
-) -> "HeldOut | None":
-    """Batches of the shards that training leaves out, from the beginning each time; None: never asked for.
+) -> "FeatureStream | None":
+    """The examples of the shards that training leaves out, once; None: never asked for.
 
     Args:
         config: of the run.
         data: its corpus.
         lengths: of the prompts.
         processes: that train together.
-        group: through which they stop together.
         reader: takes the place of the cache.
 
     Raises:
-        ConfigError: no shard is left out.
+        ConfigError: no shard is left out, or none of their examples can be read.
     """
-    from itertools import islice
-
-    from pipelines.stream.stream import FeatureStream
-    from pipelines.stream.together import stop_together
-    from pipelines.train.shape import count_frame_tokens
-
     if config.run.evaluate_every is None:
         return None
     if not config.data.exclude:
@@ -263,23 +240,36 @@ def hold_out(
     units: dict[str, object] = {"units": processes.world_size}
     if config.data.unit == "count":
         units = {"batch": config.data.micro_batch * processes.world_size}
-    settings = config.data.model_copy(update={"exclude": others, "workers": 0, **units})
+    settings = config.data.model_copy(update={"exclude": others, "workers": 0, "tail": "short", **units})
+    try:
+        return open_stream(
+            config.model_copy(update={"data": settings}), data, lengths, processes, reader, num_epochs=1
+        )
+    except ConfigError as error:
+        raise ConfigError(f"of the shards under `data.exclude`, which are held out, {error}") from error
+
+
+def hold_out(
+    config: TrainConfig, stream: "FeatureStream | None", processes: "Processes", group: object | None
+) -> "HeldOut | None":
+    """Batches of held-out examples, from the beginning each time.
+
+    Args:
+        config: of the run.
+        stream: of the examples, as `open_held_out` gave it.
+        processes: that train together.
+        group: through which they stop together.
+    """
+    from itertools import islice
+
+    from pipelines.stream.together import stop_together
+
+    if stream is None:
+        return None
+    start = stream.state_dict()
 
     def read() -> "Iterator[list[list[TrainingExample]]]":
-        stream = FeatureStream(
-            data.storage,
-            data.manifest,
-            data.digest,
-            settings,
-            seed=0,
-            num_epochs=1,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            num_nodes=processes.num_nodes,
-            lengths=lengths,
-            frame_tokens=count_frame_tokens(config, data.spec),
-        )
-        _choose_reader(stream, config, reader)
+        stream.load_state_dict(start)
         steps = islice(stream, config.run.evaluate_batches)
         yield from steps if processes.is_alone else stop_together(steps, group)
 

@@ -253,6 +253,27 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _stage_1_has_a_projector_only(self) -> "TrainConfig":
+        if self.stage == 2:
+            return self
+        unused = [
+            f"`{section}.{name}`"
+            for section, part, names in (
+                ("model", self.model, ("template", "grid", "positions", "prefusion")),
+                ("optimizer", self.optimizer, ("projector_lr",)),
+                ("memory", self.memory, ("frames_per_chunk",)),
+            )
+            for name in names
+            if _is_chosen(part, name)
+        ]
+        if unused:
+            raise ValueError(
+                "stage 1 trains the projector alone, at `optimizer.lr`, on all patches and captions; leave "
+                f"{', '.join(unused)} out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _live_reads_in_threads(self) -> "TrainConfig":
         if self.live is not None and self.data.workers:
             raise ValueError("live: one encoder serves the threads of one process; leave `data.workers` out")

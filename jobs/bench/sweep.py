@@ -8,15 +8,19 @@
 Pictures, annotations and models are made, then built, trained and evaluated as a user would: `build`, then
 `sweep` of four variants, one after the other on one core. A query without the question should be right about
 what stands out, half of the questions, and guess at the rest: 0.58 (6 colors).
+
+A second table, without a bound, is of how pre-fusion begins, after half as many steps. Its `copy` takes
+layers of a language model that is random itself: what those of a trained one would bring, it does not tell.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from infra.storage import open_storage
-from jobs.bench.grid_questions import VARIANTS, GridJob, write_grid_job
+from jobs.bench.grid_questions import INITS, VARIANTS, GridJob, write_grid_job
 from jobs.bench.result import Measured, Say
 from jobs.console import Reporter
 from jobs.data import STAGES, run_stages
@@ -39,39 +43,46 @@ def measure(folder: Path, say: Say, scale: float = 1.0) -> Measured:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        table = build_and_sweep(job)
+        build_corpus(job)
+        tables = [sweep_corpus(file) for file in (job.sweep, job.inits)]
     finally:
         torch.set_num_threads(before)
-    for line in table_lines(table.rows):
-        say(line)
-    return compare(list_outcomes(table))
+    for table in tables:
+        for line in table_lines(table.rows):
+            say(line)
+    variants, inits = tables
+    return compare(list_outcomes(variants, VARIANTS), list_outcomes(inits, INITS))
 
 
-def build_and_sweep(job: GridJob) -> SweepTable:
-    """The finished table of a job's sweep."""
-    recipe = read_configuration(job.recipe, Recipe)
-    sweep = read_configuration(job.sweep, SweepConfig)
-    engine = SerialEngine()
+def build_corpus(job: GridJob) -> None:
+    """Features of a job's pictures."""
     with Reporter() as reporter:
-        run_stages(STAGES, recipe, open_storage(job.corpus), engine, reporter)
-        variants, table = plan_sweep(sweep, str(job.sweep))
-        return run_sweep(sweep, variants, table, engine, reporter)
+        recipe = read_configuration(job.recipe, Recipe)
+        run_stages(STAGES, recipe, open_storage(job.corpus), SerialEngine(), reporter)
 
 
-def list_outcomes(table: SweepTable) -> dict[str, Outcome]:
+def sweep_corpus(file: Path) -> SweepTable:
+    """The finished table of a sweep over a corpus that is built."""
+    sweep = read_configuration(file, SweepConfig)
+    with Reporter() as reporter:
+        variants, table = plan_sweep(sweep, str(file))
+        return run_sweep(sweep, variants, table, SerialEngine(), reporter)
+
+
+def list_outcomes(table: SweepTable, wanted: Iterable[str]) -> dict[str, Outcome]:
     """What each variant came to.
 
     Raises:
         WorkError: one failed.
     """
     found = {row.name: row.outcome for row in table.rows if row.outcome is not None}
-    if failed := VARIANTS.keys() - found.keys():
+    if failed := set(wanted) - found.keys():
         raise WorkError(f"no figure without all variants; these failed: {', '.join(sorted(failed))}")
     return found
 
 
-def compare(outcomes: dict[str, Outcome]) -> Measured:
-    """Differences between variants; by variant and source among the details."""
+def compare(outcomes: dict[str, Outcome], inits: dict[str, Outcome]) -> Measured:
+    """Differences between variants; by variant and source among the details, and by how pre-fusion begins."""
     right = {name: one.accuracy or 0.0 for name, one in outcomes.items()}
     ratios = {
         "fusion_query_right": right["fusion and query"],
@@ -80,8 +91,10 @@ def compare(outcomes: dict[str, Outcome]) -> Measured:
         "query_gain": right["query"] - right["average"],
     }
     details: dict[str, float] = {}
-    for name, one in outcomes.items():
+    named = outcomes | {f"init {name}": one for name, one in inits.items()}
+    for name, one in named.items():
         key = name.replace(" ", "_")
-        details |= {f"{key}_right": right[name], f"{key}_loss": one.loss or 0.0, f"{key}_hours": one.hours}
+        figures = {"right": one.accuracy or 0.0, "loss": one.loss or 0.0, "hours": one.hours}
+        details |= {f"{key}_{figure}": value for figure, value in figures.items()}
         details |= {f"{key}_{source}": score.right / score.asked for source, score in one.sources.items()}
     return Measured(ratios=ratios, details=details)

@@ -53,6 +53,7 @@ class LengthColumns:
     """Lengths of the rows of one file."""
 
     num_tokens: UInt32[np.ndarray, " rows"]
+    num_labels: UInt32[np.ndarray, " rows"]
     num_media: UInt32[np.ndarray, " rows"]
     codes: Int64[np.ndarray, " rows"]
     """Places in `names`."""
@@ -137,6 +138,24 @@ def sum_lengths(storage: Storage, examples: Sequence[ObjectEntry], lengths: Leng
     return LengthTotals(num_writable, num_tokens, {code: n for code, n in sorted(left_out.items()) if n})
 
 
+def bound_instructions(
+    storage: Storage, examples: Sequence[ObjectEntry], lengths: Lengths
+) -> UInt32[np.ndarray, " rows"]:
+    """Tokens that are fused with a frame, at most, of all examples; 0 of those without media.
+
+    What is neither a medium nor learned is fused, but for a few separators.
+
+    Raises:
+        CorruptError: when a table of lengths is not as it was written.
+    """
+    bounds = [np.empty(0, dtype=np.uint32)]
+    for entry, counted in zip(examples, lengths.files, strict=True):
+        columns = read_lengths(storage, counted, entry.num_rows)
+        fused = columns.num_tokens - columns.num_media - columns.num_labels
+        bounds.append(np.where((columns.num_media > 0) & (columns.codes == 0), fused, np.uint32(0)))
+    return np.concatenate(bounds)
+
+
 def measure_example(text: ExampleText, prompter: Prompter) -> tuple[int, int, int, str]:
     """The row of an example: tokens, labels, media, and why it cannot be written."""
     turns = parse_turns(text)
@@ -161,6 +180,7 @@ def read_lengths(storage: Storage, entry: ObjectEntry, num_rows: int) -> LengthC
     names = (WRITABLE, *sorted({*codes.tolist()} - {WRITABLE}))
     return LengthColumns(
         num_tokens=columns["num_tokens"].astype(np.uint32),
+        num_labels=columns["num_labels"].astype(np.uint32),
         num_media=columns["num_media"].astype(np.uint32),
         codes=np.searchsorted(names, codes).astype(np.int64),
         names=names,

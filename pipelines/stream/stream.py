@@ -149,6 +149,7 @@ class FeatureStream(IterableDataset[list[MicroBatch]]):
         if not isinstance(epoch, int) or not isinstance(step, int) or min(epoch, step) < 0:
             raise MismatchError(f"the stream cannot go on from epoch {epoch!r}, step {step!r}")
         self._position = Position(epoch, step)
+        self._expected = (-1, -1)
 
     def count_delivered(self, num_steps: int = 1) -> None:
         """Move on by steps that a `DataLoader` of the caller's handed out."""

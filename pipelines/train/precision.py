@@ -5,11 +5,17 @@ rounds stochastically: rounded to the nearest, a weight would lose nine of ten u
 Frozen weights cost half.
 """
 
+from collections.abc import Callable
+from typing import Final
+
 import torch
 from torch import nn
 
 from schemas.errors import ConfigError
 from schemas.training import RunConfig, TrainConfig
+
+FIRST_WITH_BFLOAT16: Final = (8, 0)
+"""Compute capability; older GPUs compute in it at a fraction of their speed, if at all."""
 
 
 def choose_device(run: RunConfig) -> torch.device:
@@ -36,6 +42,33 @@ def take_device(run: RunConfig, name: str) -> RunConfig:
     if kind == "cuda" and number:
         torch.cuda.set_device(int(number))
     return run.model_copy(update={"device": kind})
+
+
+def check_precision(
+    config: TrainConfig, capability: Callable[[], tuple[int, int]] = torch.cuda.get_device_capability
+) -> None:
+    """Refuse bfloat16 where this process's GPU has none.
+
+    Args:
+        config: of the run.
+        capability: of the GPU; is asked where there is one.
+
+    Raises:
+        ConfigError: saying what to write instead.
+    """
+    if config.run.dtype != "bfloat16" or choose_device(config.run).type != "cuda":
+        return
+    found = capability()
+    if found >= FIRST_WITH_BFLOAT16:
+        return
+    instead = "`run.dtype: float32`"
+    if config.optimizer.weights == "bfloat16":
+        instead += " without `optimizer.weights`, and `model.lora: {}` if all weights are too many"
+    (major, minor), (first, _) = found, FIRST_WITH_BFLOAT16
+    raise ConfigError(
+        f"`run.dtype: bfloat16` needs a GPU of compute capability {first}.0 or higher (Ampere), and this one "
+        f"has {major}.{minor}; write {instead}, or use another GPU"
+    )
 
 
 def dtype_of(run: RunConfig) -> torch.dtype:

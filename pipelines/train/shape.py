@@ -92,6 +92,19 @@ def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
     return count_views(config, spec) * patches
 
 
+def count_fused_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
+    """What pre-fusion reads of a frame before the instruction; at most, where it depends on the picture.
+
+    0 where there is no pre-fusion.
+    """
+    if config.stage == 1 or config.model.prefusion.layers == 0:
+        return 0
+    reducer = config.model.reducer
+    patches = count_views(config, spec) * count_patches(config, spec)
+    keeps_all = reducer.name == "all" or reducer.needs_focus
+    return patches if keeps_all else patches + count_frame_tokens(config, spec)
+
+
 def count_views(config: TrainConfig, spec: FeatureSpec) -> int:
     """Views of a picture that the model reads."""
     return VIEWS_PER_PICTURE[spec.image_views] if config.data.views == "all" else 1

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,28 @@ def test_a_worker_that_says_nothing_for_long_is_not_lost() -> None:
         machines.down()
         shutil.rmtree(folder, ignore_errors=True)
     assert (napped.returncode, napped.stdout) == (0, f"slept {SILENCE_S}\n"), napped.stderr
+
+
+def test_an_exit_is_told_as_a_signal_only_where_it_was_one(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own handler leaves with the signal's number."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        for code in (1, int(signal.SIGTERM)):
+
+            def leave(code: int = code, **_: object) -> None:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                sys.exit(code)
+
+            monkeypatch.setattr(ray, "init", leave)
+            with pytest.raises(SystemExit) as left, ray_cluster("10.0.0.1:6379"):
+                pass
+            assert left.value.code == code
+            assert told == [signal.SIGTERM] * (code != 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ray_that_does_not_start_is_told(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:

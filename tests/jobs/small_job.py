@@ -3,12 +3,14 @@
 import contextlib
 import io
 import json
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -19,6 +21,7 @@ from jobs.demo.tokenizer import BEGIN, END, PAD, train_tokenizer
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 QUESTION = "Which color is it?"
+TERMINATED_STATUS = 128 + signal.SIGTERM
 NUM_STEPS = 4
 CUT_AT = 2
 
@@ -45,7 +48,10 @@ class Outcome:
 
 
 def run_onetoken(*arguments: object) -> Outcome:
-    """Run one command; an exception that would end in a traceback passes through."""
+    """Run one command; an exception that would end in a traceback passes through.
+
+    A SIGTERM that comes meanwhile is meant for the tests: they end, where the command alone would have.
+    """
     out, err = io.StringIO(), io.StringIO()
     status: object = None
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -54,6 +60,10 @@ def run_onetoken(*arguments: object) -> Outcome:
         except SystemExit as left:
             status = left.code
     assert isinstance(status, int)
+    if status == TERMINATED_STATUS:
+        pytest.exit(
+            f"SIGTERM came from outside, during {arguments}: a limit of whoever runs the tests?", status
+        )
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

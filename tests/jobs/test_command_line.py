@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -25,6 +26,12 @@ def run(*words, **environment):
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False
     )
+
+
+def test_a_signal_from_outside_ends_the_tests_and_is_no_result_of_a_command(monkeypatch):
+    monkeypatch.setattr("small_job.main", lambda _: sys.exit(128 + signal.SIGTERM))
+    with pytest.raises(pytest.exit.Exception, match="SIGTERM came from outside"):
+        run_onetoken("doctor")
 
 
 def test_every_verb_has_an_example():

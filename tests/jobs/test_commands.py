@@ -13,6 +13,8 @@ import torch
 import yaml
 from small_job import QUESTION, SmallJob, run_onetoken, talk, write_llm, write_picture, write_yaml
 
+from infra.storage import LocalStorage
+from pipelines.commit import load_manifest
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import open_checkpoint
 from schemas.record import Turn
@@ -327,6 +329,56 @@ def test_an_example_beyond_the_context_is_told(trained, tmp_path):
     assert not (tmp_path / "run").exists()
     write_llm(llm, max_length=longest)
     assert run_onetoken("train", config).status == 0
+
+
+def write_fresh_training(
+    job: SmallJob, folder: Path, max_length: int, model: dict[str, object], **sections: dict[str, object]
+) -> Path:
+    """Stage 2 from the beginning, with a language model that reads so many tokens."""
+    document = yaml.safe_load(job.stage(2).read_text()) | {"out": str(folder / "run")}
+    document["model"] = {"llm": str(write_llm(folder / "llm", max_length=max_length))} | model
+    for name, changes in sections.items():
+        document[name] |= changes
+    return write_yaml(folder / "train.yaml", document)
+
+
+def test_what_prefusion_reads_beyond_the_context_is_told(trained, tmp_path):
+    """One token a picture is short for the language model; its patches come before the instruction."""
+    model = {"prefusion": {"layers": 1}}
+    config = write_fresh_training(trained, tmp_path, NUM_PATCHES, model)
+    said = run_onetoken("train", config).said
+    told = re.findall(
+        r"pre-fusion reads (\d+) tokens of example \w+, (\d+) of a frame and (\d+) of its", said
+    )
+    whole, fixed, instruction = map(int, told[0])
+    assert (fixed, whole) == (NUM_PATCHES + 1, fixed + instruction)
+    config = write_fresh_training(trained, tmp_path, whole - 1, model)
+    refuse(USAGE, f"pre-fusion reads {whole} tokens", "train", config)
+    write_fresh_training(trained, tmp_path, whole - 1, model, data={"views": "all"})
+    refuse(USAGE, f"pre-fusion reads {whole + 4 * NUM_PATCHES} tokens", "train", config)
+    assert not (tmp_path / "run").exists()
+    write_fresh_training(trained, tmp_path, whole, model)
+    assert run_onetoken("train", config).status == 0
+
+
+def test_held_out_examples_are_looked_at_before_the_first_step(trained, tmp_path):
+    """Clips of several frames are held out; pictures alone would fit."""
+    plan = load_manifest(LocalStorage(trained.corpus)).plan
+    clips = [leaf.name for leaf in plan if leaf.name.startswith("video")]
+    model = {"reducer": "all", "prefusion": {"layers": 0}}
+    data: dict[str, object] = {"exclude": clips}
+    config = write_fresh_training(trained, tmp_path, 2 * NUM_PATCHES, model, data=data)
+    assert run_onetoken("train", config).status == 0
+    shutil.rmtree(tmp_path / "run")
+    run: dict[str, object] = {"evaluate_every": 1}
+    write_fresh_training(trained, tmp_path, 2 * NUM_PATCHES, model, data=data, run=run)
+    refuse(USAGE, f"2 examples are longer than the {2 * NUM_PATCHES} tokens", "train", config)
+    data["sources"] = {"pictures": 1.0}
+    write_fresh_training(trained, tmp_path, 4096, model, data=data, run=run)
+    refuse(
+        USAGE, "of the shards under `data.exclude`, which are held out, no example is left", "train", config
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_starts_from_checkpoints_only(trained, tmp_path):

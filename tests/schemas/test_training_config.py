@@ -62,6 +62,32 @@ def test_what_would_have_no_effect_is_refused(section: str, unused: tuple[str, s
     assert TrainConfig.model_validate(kept.model_dump(mode="json")) == kept
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        "model: {template: vicuna_v1}",
+        "model: {grid: 2}",
+        "model: {positions: native}",
+        "model: {prefusion: {layers: 2}}",
+        "model: {prefusion: {init: copy}}",
+        "optimizer: {projector_lr: 1.0e-3}",
+        "memory: {frames_per_chunk: 4}",
+    ],
+)
+def test_stage_1_refuses_settings_of_what_it_has_not(section: str) -> None:
+    part, _, name = section.partition(": {")
+    with pytest.raises(ConfigError, match=f"leave `{part}.{name.partition(':')[0]}` out"):
+        parse(MINIMAL.format(stage=1) + section)
+    parse(MINIMAL.format(stage=2) + section)
+
+
+def test_stage_1_takes_what_has_an_effect_and_what_is_as_by_default() -> None:
+    kept = parse(
+        MINIMAL.format(stage=1) + "model: {grid: 1, template: own, prefusion: {layers: 4}, reducer: prumerge}"
+    )
+    assert TrainConfig.model_validate(kept.model_dump(mode="json")) == kept
+
+
 def test_the_digest_leaves_out_what_decides_no_number() -> None:
     base = parse(MINIMAL.format(stage=1))
     moved = parse(
@@ -69,5 +95,5 @@ def test_the_digest_leaves_out_what_decides_no_number() -> None:
         "memory: {checkpoint_layers: true}\nrun: {save_every: 7, device: cpu, threads: 2}"
     )
     assert moved.run_digest == base.run_digest
-    for extra in ("run: {seed: 1}", "model: {grid: 2}", "data: {micro_batch: 16}", "optimizer: {lr: 0.1}"):
+    for extra in ("run: {seed: 1}", "model: {llm: x}", "data: {micro_batch: 16}", "optimizer: {lr: 0.1}"):
         assert parse(MINIMAL.format(stage=1) + extra).run_digest != base.run_digest

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from jobs.bench import sweep
 from jobs.bench.bounds import BOUNDS
 from jobs.bench.grid_pictures import CELL_PX, COLORS, NUM_CELLS, PLACES, SIDE, draw_grid, invent_grid
-from jobs.bench.grid_questions import NAMED, STANDOUT, VARIANTS, GridJob, write_grid_job
+from jobs.bench.grid_questions import INITS, NAMED, STANDOUT, VARIANTS, GridJob, write_grid_job
 from jobs.demo.scenes import PAINT, Color, seed_random
 from operators.clip import load_encoder
 from operators.preprocess import CLIP_PROCESSOR, normalize_views
@@ -91,19 +91,26 @@ def test_patches_of_a_random_encoder_keep_colors_marks_and_places_apart(job: Gri
 
 
 def test_the_base_trains_a_step_from_the_cache(job: GridJob) -> None:
-    """The path of the slow test below, with one of its variants and nothing learned."""
+    """The path of the slow test below, with one variant of each of its sweeps and nothing learned."""
     document = yaml.safe_load(job.sweep.read_text())
     assert document["variants"] == VARIANTS
-    document["variants"] = {"average": VARIANTS["average"]}
+    inits = yaml.safe_load(job.inits.read_text())
+    assert (
+        list(inits["variants"])
+        == [one["model.prefusion.init"] for one in inits["variants"].values()]
+        == [*INITS]
+    )
+    document["variants"] = {"average": VARIANTS["average"], "copy": inits["variants"]["copy"]}
     short = job.folder / "short.yaml"
     short.write_text(yaml.safe_dump(document))
     assert run_onetoken("build", job.recipe, "--corpus", job.corpus).status == 0
     outcome = run_onetoken("sweep", short, "--json")
     assert outcome.status == 0, outcome.err
-    (row,) = outcome.values["rows"]
-    sources = row["outcome"]["sources"]
-    assert set(sources) == {"standout", "named"}
-    assert sources["standout"]["asked"] == sources["named"]["asked"] > 0
+    assert [row["outcome"]["steps"] for row in outcome.values["rows"]] == [2, 1]
+    for row in outcome.values["rows"]:
+        sources = row["outcome"]["sources"]
+        assert set(sources) == {"standout", "named"}
+        assert sources["standout"]["asked"] == sources["named"]["asked"] > 0
 
 
 def test_figures_are_differences_of_shares() -> None:
@@ -114,10 +121,12 @@ def test_figures_are_differences_of_shares() -> None:
             flops=1.0, predicted_bytes=1, measured_bytes=1, hours=0.1, checkpoint=None,
         )  # fmt: skip
 
-    measured = sweep.compare(dict(zip(VARIANTS, map(come_to, (10, 9, 6, 3)), strict=True)))
+    variants = dict(zip(VARIANTS, map(come_to, (10, 9, 6, 3)), strict=True))
+    measured = sweep.compare(variants, dict(zip(INITS, map(come_to, (8, 7, 5)), strict=True)))
     assert list(measured.ratios) == list(BOUNDS["sweep"])
     assert list(measured.ratios.values()) == pytest.approx([1.0, 0.1, 0.3, 0.3])
     assert measured.details["query_named"] == 0.6
+    assert [measured.details[f"init_{init}_right"] for init in INITS] == [0.8, 0.7, 0.5]
 
 
 @pytest.mark.slow
@@ -128,6 +137,7 @@ def test_fusion_and_queries_find_what_an_average_loses(tmp_path: Path) -> None:
         assert bound.holds(measured.ratios[key]), (key, measured)
     assert measured.details["query_standout"] > 0.9
     assert measured.details["query_named"] < 0.5
+    assert measured.details["init_zero_right"] > measured.details["query_right"]
     table = run_onetoken("sweep", GridJob(tmp_path).sweep)
     assert table.status == 0, "all is finished, and the table is told again"
     assert [line.split("  ")[0] for line in table.out.splitlines()[1:5]] == list(VARIANTS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -101,33 +102,44 @@ def _borrow_state(dying: CountedSteps, real: StepSource) -> CountedSteps:
     return dying
 
 
-def test_a_killed_process_leaves_a_run_to_resume(llm: Path, tmp_path: Path) -> None:
-    """SIGKILL while step 4 may still be on its way to the disk; the resumed run ends as if undisturbed."""
-    straight = tiny_config(llm, tmp_path / "straight", run={"save_every": 2})
-    losses_of(tiny_run(straight))
-    script = (
-        "import os, signal, sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path; from tiny_training import tiny_config, tiny_run\n"
-        "from pipelines.train.loop import train\n"
-        "run = tiny_run(tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), run={'save_every': 2}))\n"
-        "train(run, None, lambda r: r.step == 5 and os.kill(os.getpid(), signal.SIGKILL))\n"
-    )
-    out = tmp_path / "killed"
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), str(here), str(here.parent)])}
-    command = [sys.executable, "-c", script, str(llm), str(out)]
-    killed = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    folder = latest_checkpoint(out)
-    assert folder is not None
-    assert folder.name in {"step-000002", "step-000004"}
-    first = int(folder.name[-1]) + 1
-    config = tiny_config(llm, out, run={"save_every": 2})
-    assert [report.step for report in losses_of(resumed_run(config, folder), folder)] == list(range(first, 9))
-    assert_same_tensors(out / "step-000008", tmp_path / "straight/step-000008", at_least=20)
-
-
 IN_BACKWARD = {"kind": "adafactor", "in_backward": True}
+NUM_DEATHS = 4
+
+
+def draw_deaths(seed: int) -> list[tuple[str, int]]:
+    """Some of each kind, at steps that follow one another: what was killed at a step has not saved it."""
+    random = Random(seed)
+    steps = sorted(random.sample(range(1, 9), NUM_DEATHS))
+    return [("sync", random.randint(1, 8)) if random.random() < 0.4 else ("step", step) for step in steps]
+
+
+SLOWLY = [pytest.param(draw_deaths(seed), kind, marks=pytest.mark.slow) for seed, kind in
+          [(0, {}), (1, {}), (2, IN_BACKWARD), (3, IN_BACKWARD)]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("deaths", "optimizer"), [([("step", 1), ("sync", 3), ("step", 5), ("step", 8)], IN_BACKWARD), *SLOWLY]
+)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_undisturbed(
+    llm: Path, tmp_path: Path, deaths: list[tuple[str, int]], optimizer: dict[str, object]
+) -> None:
+    """By SIGKILL: before the first checkpoint, while one is written or on its way, in the last step."""
+    sections = {"run": {"save_every": 2}, "data": {"micro_batch": 4}, "optimizer": optimizer}
+    straight = losses_of(tiny_run(tiny_config(llm, tmp_path / "straight", **sections)))
+    out, here = tmp_path / "killed", Path(__file__).parent
+    paths = os.pathsep.join([os.getcwd(), str(here), str(here.parent)])
+    command = [sys.executable, here / "mortal_run.py", llm, out, json.dumps(sections), json.dumps(deaths)]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout)
+    assert [status for status, _ in ends] == [-signal.SIGKILL] * len(deaths) + [0], (ends, done.stderr)
+    left = [name for _, name in ends]
+    assert left == sorted(left)
+    assert_same_tensors(out / "step-000008", tmp_path / "straight/step-000008", at_least=20)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [report.loss for report in straight]
 
 
 @pytest.mark.parametrize("optimizer", [{}, IN_BACKWARD], ids=["adamw", "adafactor in backward"])

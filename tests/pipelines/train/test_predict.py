@@ -28,7 +28,8 @@ IN_BACKWARD = {"kind": "adafactor", "weights": "bfloat16", "in_backward": True}
 
 def config_of(stage: int = 2, micro_batch: int = 2, **sections: dict[str, object]) -> TrainConfig:
     data = {"batch": micro_batch, "micro_batch": micro_batch} | sections.pop("data", {})
-    model = {"prefusion": {"layers": 2, "init": "random"}} | sections.pop("model", {})
+    fusion = {"prefusion": {"layers": 2, "init": "random"}} if stage == 2 else {}
+    model = fusion | sections.pop("model", {})
     value = {"corpus": "c", "out": "o", "stage": stage, "data": data, "model": model, **sections}
     return build(value, TrainConfig, "test")
 

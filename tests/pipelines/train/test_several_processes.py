@@ -61,7 +61,8 @@ def make_job(folder: Path, name: str, world: int, **changes: object) -> dict[str
         "sections": {
             "data": {"batch": 6, "micro_batch": 2},
             "run": {"save_every": 2, "keep_last": None},
-            "memory": {"checkpoint_layers": True, "frames_per_chunk": 2},
+            "memory": {"checkpoint_layers": True}
+            | ({} if changes.get("stage") == 1 else {"frames_per_chunk": 2}),
         },
     }
     return job | changes

@@ -121,10 +121,11 @@ class CaptionSteps(CountedSteps):
 
 def tiny_config(llm: Path, out: Path, stage: int = 2, **sections: dict[str, object]) -> TrainConfig:
     """A configuration in float32 on the CPU; a section given replaces the keys that it names."""
+    fusion: dict[str, object] = {"grid": 1, "prefusion": {"layers": 1, "init": "zero"}}
     defaults: dict[str, dict[str, object]] = {
-        "model": {"llm": str(llm), "grid": 1, "prefusion": {"layers": 1, "init": "zero"}},
+        "model": {"llm": str(llm), **(fusion if stage == 2 else {})},
         "data": {"batch": 4, "micro_batch": 2, "max_tokens": 200},
-        "optimizer": {"lr": 3e-3, "projector_lr": 3e-3},
+        "optimizer": {"lr": 3e-3, **({"projector_lr": 3e-3} if stage == 2 else {})},
         "run": {"steps": 8, "dtype": "float32", "device": "cpu", "save_every": 4, "log_every": 1},
     }
     merged = {name: values | sections.get(name, {}) for name, values in defaults.items()}
