@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.console import Reporter, print_result
-from jobs.options import JsonOption, read_configuration
+from jobs.options import ConfigArgument, JsonOption, read_configuration
 from jobs.totals import in_mebibytes, in_table
 from schemas.errors import ConflictError, WorkError
 from schemas.training import LiveConfig, TrainConfig
@@ -24,9 +24,7 @@ HELP = "A training run from the cache against the same from media: losses, time 
 
 
 def live_command(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="Training configuration in YAML.", show_default=False)
-    ],
+    config: ConfigArgument,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps of both runs.")] = 20,
     out: Annotated[
         Path | None,

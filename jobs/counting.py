@@ -1,12 +1,12 @@
 """`onetoken lengths CONFIG`: the token counts that training plans with, made once on any engine."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from jobs.console import Reporter, print_result
 from jobs.options import (
+    ConfigArgument,
     EngineName,
     EngineOption,
     JsonOption,
@@ -30,9 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def lengths_command(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="Training configuration in YAML.", show_default=False)
-    ],
+    config: ConfigArgument,
     corpus: Annotated[
         str | None, typer.Option("--corpus", metavar="URL", help="Another place of the corpus.")
     ] = None,

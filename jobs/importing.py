@@ -1,12 +1,11 @@
 """`onetoken import`: published weights as a checkpoint, to be asked, evaluated or started from untrained."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from jobs.console import print_result
-from jobs.options import JsonOption, read_configuration
+from jobs.options import ConfigArgument, JsonOption, read_configuration
 from jobs.training_data import open_training_data
 from schemas.checkpoint import RunIdentity
 from schemas.errors import ConfigError
@@ -24,9 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def import_command(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="Training configuration in YAML.", show_default=False)
-    ],
+    config: ConfigArgument,
     as_json: JsonOption = False,
 ) -> None:
     """See the help in the registration."""

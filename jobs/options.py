@@ -28,6 +28,9 @@ class EngineName(StrEnum):
 
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe in YAML.", show_default=False)]
+ConfigArgument = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="Training configuration in YAML.", show_default=False)
+]
 CorpusOption = Annotated[str, typer.Option("--corpus", metavar="URL", help="Where the corpus is or will be.")]
 EngineOption = Annotated[
     EngineName, typer.Option("--engine", help="Who does the work; the bytes are the same.")

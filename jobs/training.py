@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.console import Reporter, print_result
-from jobs.options import JsonOption, RayAddressOption, read_configuration
+from jobs.options import ConfigArgument, JsonOption, RayAddressOption, read_configuration
 from jobs.stopping import SoftStop
 from jobs.totals import in_counts
 from jobs.training_context import check_context
@@ -92,9 +92,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train_command(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="Training configuration in YAML.", show_default=False)
-    ],
+    config: ConfigArgument,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint below `out`.")
     ] = False,

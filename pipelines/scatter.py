@@ -13,6 +13,7 @@ import os
 import socket
 import uuid
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -21,6 +22,7 @@ from infra.storage import Storage
 from schemas.digest import SHORT, sha256_hex
 
 SCRATCH: Final = "scratch"
+REMOVALS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,10 @@ def _sweep(storage: Storage) -> None:
 
 
 def _remove(storage: Storage, run: str) -> None:
-    for path in storage.list(f"{SCRATCH}/{run}"):
-        storage.remove(path)
+    """All at once: a file system takes a second for each gigabyte, a store milliseconds for each request."""
+    with ThreadPoolExecutor(REMOVALS_AT_ONCE) as pool:
+        for _ in pool.map(storage.remove, storage.list(f"{SCRATCH}/{run}")):
+            pass
 
 
 def _machine() -> str:

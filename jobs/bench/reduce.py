@@ -99,7 +99,7 @@ def loop_over_keys(view: ViewFeatures, neighbors: int = NEIGHBORS) -> Float[Tens
 
 def _list_kept(attention: Float[Tensor, " patches"]) -> list[int]:
     low, high = (float(torch.quantile(attention, share)) for share in (0.25, 0.75))
-    kept = [place for place, share in enumerate(attention.tolist()) if share > high + 1.5 * (high - low)]
+    kept = [place for place in range(len(attention)) if float(attention[place]) > high + 1.5 * (high - low)]
     return kept or [int(attention.argmax())]
 
 

@@ -15,7 +15,7 @@ attention and keys from cached rows comes before that and costs more (`operators
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -133,7 +133,8 @@ def find_neighbors(
     """
     keys = keys.float()
     likeness = keys[chosen] @ keys.T
-    likeness /= torch.linalg.vector_norm(keys, dim=1).clamp(min=_SMALLEST)
+    lengths: Tensor = cast(Any, torch.linalg).vector_norm(keys, dim=1)
+    likeness /= lengths.clamp(min=_SMALLEST)
     likeness.scatter_(1, chosen[:, None], -torch.inf)
     return likeness.topk(min(count, keys.shape[0] - 1), dim=1).indices
 

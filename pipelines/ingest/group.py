@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 
@@ -133,7 +134,7 @@ class _BucketGrouper:
             num_media=len(media),
             num_media_bytes=int(media["num_bytes"].sum()),
             num_media_uses=int(media["times_used"].sum()),
-            key_sum=sum(map(int.from_bytes, items.filter(pl.col("num_media") > 0)["item_key"])),
+            key_sum=_sum_keys(items.filter(pl.col("num_media") > 0)["item_key"]),
             examples=examples.result(),
             media=stored_media.result(),
             quarantine=tuple(one.result() for one in quarantine),
@@ -254,6 +255,12 @@ def _plan(items: pl.DataFrame) -> Iterator[PlannedItems]:
             members["num_bytes"].to_numpy(),
             members["num_views"].to_numpy(),
         )
+
+
+def _sum_keys(keys: pl.Series) -> int:
+    """The sum of keys as whole numbers, added up by quarters."""
+    quarters = split_keys(keys.to_arrow()).view(np.uint32).astype(np.uint64).sum(axis=0).tolist()
+    return sum(quarter << shift for quarter, shift in zip(quarters, (64, 96, 0, 32), strict=True))
 
 
 def _spell_examples(kept: pl.DataFrame, table: Any) -> dict[str, Any]:  # noqa: ANN401 - pyarrow has no types

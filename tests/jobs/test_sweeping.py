@@ -170,11 +170,16 @@ def test_one_shard_of_a_kind_cannot_be_held_out(small_job, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_makes_the_table_that_one_process_makes(swept, small_job, tmp_path) -> None:
+    """And a variant that fails there stops no other."""
     _, values = swept
-    path = write_sweep(small_job, tmp_path, variants=VARIANTS)
+    variants = {"broken": {"data.sources": {"nowhere": 1.0}}, **VARIANTS}
+    path = write_sweep(small_job, tmp_path, variants=variants)
     outcome = run_onetoken("sweep", path, "--engine", "ray", "--workers", 2, "--json")
-    assert outcome.status == 0, outcome.err
-    for row, serial in zip(outcome.values["rows"], values["rows"], strict=True):
+    assert outcome.status == 1
+    assert "1 of 3 runs failed: broken" in outcome.said
+    broken, *rows = outcome.values["rows"]
+    assert (broken["state"], broken["error"]["kind"]) == ("failed", "ConfigError")
+    for row, serial in zip(rows, values["rows"], strict=True):
         assert row["name"] == serial["name"]
         assert row["digest"] == serial["digest"]
         same = (
