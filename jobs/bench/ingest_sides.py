@@ -68,7 +68,7 @@ def ingest_files(folder: Path, num_records: int, engine: Engine) -> IngestTime:
     """Ingest the sets of a folder into a corpus beside them."""
     storage = open_storage(str(folder / CORPUS))
     recipe = make_recipe(folder, num_records)
-    clock = _StageClock()
+    clock = StageClock()
     done = ingest(recipe, storage, engine, clock, probe=PretendedProbe)
     wall_s = time.perf_counter() - clock.begin_s
     used = os.times()  # workers are children of this process, and gone
@@ -99,7 +99,7 @@ def make_recipe(folder: Path, num_records: int) -> Recipe:
     return Recipe(name="bench", sources=sources)
 
 
-class _StageClock:
+class StageClock:
     """Notes how long each stage takes; a `Progress`."""
 
     def __init__(self) -> None:
@@ -108,6 +108,7 @@ class _StageClock:
         self._since_s: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """See `Progress`."""
         now_s = time.perf_counter()
         if not done:
             self._since_s[stage] = now_s

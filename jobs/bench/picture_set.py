@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.bench.sample_media import make_jpeg
+from jobs.bench.sample_media import add_comment, make_jpeg
 from schemas.configuration import build
 from schemas.recipe import Recipe
 
 WIDTH_PX, HEIGHT_PX = 640, 428
 PICTURES_PER_FOLDER: Final = 1000
-_START: Final = 2
-"""Bytes of a JPEG before its first segment."""
-_COMMENT: Final = b"\xff\xfe\x00\x0a"
-"""A segment of eight bytes that nobody decodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +47,14 @@ def write_picture_set(folder: Path, num_pictures: int) -> PictureSet:
     root = folder / "pictures"
     data = make_jpeg(WIDTH_PX, HEIGHT_PX)
     names: list[str] = []
+    num_bytes = 0
     for number in range(num_pictures):
         name = f"{number // PICTURES_PER_FOLDER:03d}/{number:08d}.jpg"
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data[:_START] + _COMMENT + f"{number:08d}".encode() + data[_START:])
+        num_bytes += (root / name).write_bytes(add_comment(data, f"{number:08d}".encode()))
         names.append(name)
     annotations = folder / "pictures.json"
     annotations.write_text(json.dumps([_make_row(number, name) for number, name in enumerate(names)]))
-    num_bytes = num_pictures * (len(data) + len(_COMMENT) + 8)
     return PictureSet(root, tuple(names), num_bytes, annotations)
 
 

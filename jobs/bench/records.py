@@ -1,20 +1,19 @@
 """Millions of annotation records in files like the published ones, for runs at their scale.
 
+A set is one file: its rows, its faults, its spelling. Planned here are the sets of `onetoken bench ingest`,
+JSON arrays all of them, so that a bare parser can be the rival; `layouts` plans files of every other kind.
 Shares, sizes and spelling are those of the published sets: captions indented by two, mix665k indented and
 with escapes, its end without pictures, VideoInstruct, and three compact files like the open mixtures. Two of
 a thousand rows are broken. No medium is written. Three million records take 4 GB and two minutes; the same
 numbers give the same bytes everywhere, and `VERSION` changes when they do.
 """
 
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from jobs.bench.rows import (
     ANSWER_FAULTS,
@@ -28,6 +27,7 @@ from jobs.bench.rows import (
     write_text_talk,
     write_video_answer,
 )
+from jobs.bench.spelling import COMPACT, Spelling, write_rows
 from jobs.bench.text_pool import TextPool
 from schemas.errors import RejectCode
 from schemas.recipe import Format
@@ -39,7 +39,6 @@ BROKEN_EVERY: Final = 499
 TEXT_SHARE: Final = 0.06
 """Of mix665k, at its end."""
 _ROW_BITS: Final = 24
-_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +54,15 @@ class RecordSet:
     write_row: RowWriter
     num_text_rows: int = 0
     """At the end, without media."""
-    indent: int = 0
-    escapes: bool = False
-    """Whether characters beyond ASCII are escaped, as Python does unless told otherwise."""
+    spelling: Spelling = COMPACT
     faults: tuple[Fault, ...] = TALK_FAULTS
-    """In turn, one in every `BROKEN_EVERY` rows."""
+    """In turn, one in every `broken_every` rows."""
+    broken_every: int = BROKEN_EVERY
 
     @property
     def file_name(self) -> str:
         """What the file is called."""
-        return f"{self.name}.json"
+        return f"{self.name}{self.spelling.suffix}"
 
     def make_row(self, pool: TextPool, index: int) -> Row:
         """The row at a place of the file."""
@@ -73,14 +71,15 @@ class RecordSet:
         fault = self._fault_at(index)
         return fault[1](row) if fault else row
 
-    def count_faults(self) -> Counter[RejectCode]:
-        """Rows that are broken, by the code that they have to be rejected with."""
-        faults = map(self._fault_at, range(BROKEN_EVERY - 1, self.num_rows, BROKEN_EVERY))
-        return Counter(fault[0] for fault in faults if fault)
+    def count_faults(self, start: int = 0, stop: int | None = None) -> Counter[RejectCode]:
+        """Rows that are broken, by the code that they have to be rejected with: of all rows, or of some."""
+        rows = range(start, self.num_rows if stop is None else stop)
+        first = (self.broken_every - 1 - start) % self.broken_every
+        return Counter(fault[0] for fault in map(self._fault_at, rows[first :: self.broken_every]) if fault)
 
     def _fault_at(self, index: int) -> Fault | None:
-        turn, rest = divmod(index, BROKEN_EVERY)
-        return self.faults[turn % len(self.faults)] if rest == BROKEN_EVERY - 1 else None
+        turn, rest = divmod(index, self.broken_every)
+        return self.faults[turn % len(self.faults)] if rest == self.broken_every - 1 else None
 
 
 def plan_sets(num_records: int) -> list[RecordSet]:
@@ -97,7 +96,7 @@ def plan_sets(num_records: int) -> list[RecordSet]:
             num_rows=part(555_000),
             num_media=660_000_000,
             write_row=write_caption,
-            indent=2,
+            spelling=Spelling(indent=2),
         ),
         RecordSet(
             name="mix665k",
@@ -106,8 +105,7 @@ def plan_sets(num_records: int) -> list[RecordSet]:
             num_media=part(350_000),
             write_row=write_instruction,
             num_text_rows=int(mixed * TEXT_SHARE),
-            indent=2,
-            escapes=True,
+            spelling=Spelling(indent=2, escapes=True),
         ),
         RecordSet(
             name="videos",
@@ -115,7 +113,7 @@ def plan_sets(num_records: int) -> list[RecordSet]:
             num_rows=part(100_000),
             num_media=part(13_303),
             write_row=write_video_answer,
-            indent=2,
+            spelling=Spelling(indent=2),
             faults=ANSWER_FAULTS,
         ),
     ]
@@ -137,15 +135,9 @@ def write_set(one: RecordSet, path: Path) -> None:
     """Write a file of records; one that is there already is taken as it is."""
     if path.exists():
         return
-    pool = TextPool(SEED)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        file.write(b"[")
-        for start in range(0, one.num_rows, ROWS_PER_WRITE):
-            stop = min(start + ROWS_PER_WRITE, one.num_rows)
-            rows = [one.make_row(pool, index) for index in range(start, stop)]
-            file.write((b"," if start else b"") + _spell(rows, one))
-        file.write(b"\n]" if one.indent else b"]")
+        write_rows(file, _make_batches(one), one.spelling)
     partial.rename(path)
 
 
@@ -160,24 +152,12 @@ class WriteWorker:
         return lambda one: write_set(one, Path(self.folder) / one.file_name)
 
 
+def _make_batches(one: RecordSet) -> Iterator[list[Row]]:
+    pool = TextPool(SEED)
+    for start in range(0, one.num_rows, ROWS_PER_WRITE):
+        stop = min(start + ROWS_PER_WRITE, one.num_rows)
+        yield [one.make_row(pool, index) for index in range(start, stop)]
+
+
 def _salt(name: str) -> int:
     return int.from_bytes(sha256(name.encode()).digest()[:4])
-
-
-def _spell(rows: Sequence[Row], one: RecordSet) -> bytes:
-    """Rows as they stand between the brackets of an array."""
-    data = msgspec.json.encode(rows)
-    if one.indent:
-        data = msgspec.json.format(data, indent=one.indent).removesuffix(b"\n]")
-    else:
-        data = data.removesuffix(b"]")
-    return (_escape(data) if one.escapes else data)[1:]
-
-
-def _escape(data: bytes) -> bytes:
-    return _BEYOND_ASCII.sub(_spell_units, data.decode()).encode("ascii")
-
-
-def _spell_units(match: re.Match[str]) -> str:
-    units = match[0].encode("utf-16-be").hex()
-    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))

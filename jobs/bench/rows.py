@@ -33,7 +33,7 @@ def write_caption(pool: TextPool, number: int, num_media: int) -> Row:
     return {
         "id": name,
         "image": f"{name[-5:]}/{name}.jpg",
-        "conversations": [*_say(question, pool.cut(number + 1, 60))],
+        "conversations": [*say(question, pool.cut(number + 1, 60))],
     }
 
 
@@ -45,7 +45,7 @@ def write_instruction(pool: TextPool, number: int, num_media: int) -> Row:
     return {
         "id": picture if place % 7 == 0 else f"{picture:012d}",
         "image": f"{folder}/{picture:0{digits}d}.jpg",
-        "conversations": _talk(pool, number, 1 + place % 9, 60, 140, IMAGE_PLACEHOLDER),
+        "conversations": talk(pool, number, 1 + place % 9, 60, 140, IMAGE_PLACEHOLDER),
     }
 
 
@@ -54,7 +54,7 @@ def write_text_talk(pool: TextPool, number: int, num_media: int) -> Row:
     return {
         "id": f"{mix(number):012x}_{num_media % 2}",
         "model": "",
-        "conversations": _talk(pool, number, 3, 120, 500),
+        "conversations": talk(pool, number, 3, 120, 500),
     }
 
 
@@ -76,25 +76,27 @@ def write_extra(pool: TextPool, number: int, num_media: int) -> Row:
     return {
         "id": name,
         "image": name,
-        "conversations": _talk(pool, number, 2, 150, 520, IMAGE_PLACEHOLDER),
+        "conversations": talk(pool, number, 2, 150, 520, IMAGE_PLACEHOLDER),
         "data_source": f"{subset}(cauldron)",
     }
 
 
-def _talk(
+def talk(
     pool: TextPool, number: int, num_rounds: int, question_chars: int, answer_chars: int, medium: str = ""
 ) -> list[Row]:
+    """A conversation of so many rounds, the word for a medium before its first question."""
     turns: list[Row] = []
     for index in range(num_rounds):
         place = mix(number + index)
         question = pool.cut(place, question_chars)
         if medium and not index:
             question = f"{medium}\n{question}"
-        turns += _say(question, pool.cut(place + 1, answer_chars))
+        turns += say(question, pool.cut(place + 1, answer_chars))
     return turns
 
 
-def _say(question: str, answer: str) -> tuple[Row, Row]:
+def say(question: str, answer: str) -> tuple[Row, Row]:
+    """A question and its answer."""
     return {"from": "human", "value": question}, {"from": "gpt", "value": answer}
 
 
@@ -103,7 +105,7 @@ def _leave_unanswered(row: Row) -> Row:
 
 
 def _lose_picture(row: Row) -> Row:
-    return row | {"image": None, "conversations": [*_say(f"{IMAGE_PLACEHOLDER}\nWhy?", "Because.")]}
+    return row | {"image": None, "conversations": [*say(f"{IMAGE_PLACEHOLDER}\nWhy?", "Because.")]}
 
 
 def _begin_with_answer(row: Row) -> Row:
