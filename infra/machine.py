@@ -1,6 +1,7 @@
 """What this process may use of its machine: CPUs, memory, GPUs. Containers count, as far as Linux tells."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Final
 
 CGROUP: Final = Path("/sys/fs/cgroup")
 GPU_QUERY_LIMIT_S: Final = 30
+_PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
 
 def count_cpus(cgroup: Path = CGROUP) -> int:
@@ -24,6 +26,15 @@ def count_memory_bytes(cgroup: Path = CGROUP) -> int:
     num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read(cgroup / "memory.max")
     return min(num_bytes, int(limit)) if limit.isdecimal() else num_bytes
+
+
+def read_peak_bytes() -> int:
+    """The most memory that this process, without children, ever had resident; 0 where the system is silent.
+
+    `getrusage` would count the process that started this one, too.
+    """
+    found = _PEAK.search(_read(Path("/proc/self/status")))
+    return int(found[1]) * 1024 if found else 0
 
 
 def list_gpus() -> tuple[str, ...]:

@@ -65,9 +65,10 @@ def memory_command(llm: LlmOption = "vicuna-7b", as_json: JsonOption = False) ->
 
 def roofline_command(as_json: JsonOption = False) -> None:
     """See the help in the registration."""
+    from operators.costs.published import ROOFLINE_SETUP
     from pipelines.analyze.efficiency import tabulate_roofline
 
-    print_figures(tabulate_roofline(), as_json)
+    print_figures(tabulate_roofline(), as_json, ROOFLINE_SETUP)
 
 
 def attention_command(
@@ -109,8 +110,8 @@ def attention_command(
     print_result(lines, as_json, values | {"files": [str(path) for path in paths]})
 
 
-def print_figures(figures: "Sequence[Figure]", as_json: bool) -> None:
-    """A line a figure, notes below; or all of them as JSON."""
+def print_figures(figures: "Sequence[Figure]", as_json: bool, setup: Sequence[str] = ()) -> None:
+    """A line a figure, notes and what holds for all of them below; or everything as JSON."""
     cells = [
         (
             figure.row,
@@ -124,7 +125,8 @@ def print_figures(figures: "Sequence[Figure]", as_json: bool) -> None:
     notes = [f"  {figure.row}, {figure.quantity}: {figure.note}" for figure in figures if figure.note]
     table = in_table(("row", "quantity", "derived", "published", "deviation"), cells)
     values = [asdict(figure) | {"deviation": figure.deviation} for figure in figures]
-    print_result([*table, *notes], as_json, {"figures": values})
+    remarks = [f"  {remark}" for remark in setup]
+    print_result([*table, *notes, *remarks], as_json, {"figures": values, "setup": list(setup)})
 
 
 def _show(value: float) -> str:

@@ -110,12 +110,12 @@ def find_subject(
 
 def write_tables(folder: Path, rows: "Sequence[LatencyRow]", ratios: "Sequence[RatioRow]") -> list[Path]:
     """Every round, and the ratios; the paths of both."""
-    from pipelines.analyze.attention_tables import write_table
+    from pipelines.analyze.parquet_rows import write_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "latency.parquet", folder / "latency_ratios.parquet"]
-    write_table(paths[0], list_rounds(rows))
-    write_table(paths[1], [asdict(row) for row in ratios])
+    write_rows(paths[0], list_rounds(rows))
+    write_rows(paths[1], [asdict(row) for row in ratios])
     return paths
 
 

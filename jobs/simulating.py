@@ -11,6 +11,7 @@ from schemas.errors import ConfigError
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pipelines.analyze.simulated_cluster import ClusterModel
     from pipelines.analyze.simulation import SimulatedJob, SimulatedRun
 
 NODES = 1000
@@ -25,18 +26,26 @@ def simulate_recipe(
     """The simulated build in words and as plain values.
 
     Raises:
-        ConfigError: neither the recipe nor `items` tells how much there is; its shards are too small for it.
+        ConfigError: neither the recipe nor `items` tells how much there is; its shards are too small for it;
+            the cluster has no GPUs.
     """
+    from pipelines.analyze.build_plan import seconds_of_view
     from pipelines.analyze.corpus_counts import count_recipe
+    from pipelines.analyze.encoder_shape import find_encoder_shape
     from pipelines.analyze.simulated_cluster import ClusterModel
     from pipelines.analyze.simulation import SimulatedJob, simulate
     from pipelines.ingest.plan import count_views
     from schemas.record import MediumKind
 
-    model = ClusterModel(nodes=NODES)
-    if cluster_path:
-        spec = read_configuration(cluster_path, ClusterSpec)
-        model = ClusterModel(nodes=spec.nodes, slots=spec.gpus or spec.cpus)
+    spec = read_configuration(cluster_path, ClusterSpec) if cluster_path else ClusterSpec(nodes=NODES, gpus=8)
+    if not spec.gpus:
+        raise ConfigError(
+            "a build is simulated on the GPUs of a cluster, a worker each, and it has none: set `gpus`"
+        )
+    model = ClusterModel(
+        nodes=spec.nodes, slots=spec.gpus, mean_time_to_failure_s=3600 * spec.hours_to_failure
+    )
+    tower = find_encoder_shape(recipe.encoder.model).shape
     num_items, item_bytes = items, MEAN_IMAGE_BYTES
     views = float(count_views(MediumKind.IMAGE, 0.0, recipe.views))
     if num_items is None:
@@ -47,12 +56,15 @@ def simulate_recipe(
         items=num_items,
         views_per_item=max(1, round(views)),
         item_bytes=max(1, item_bytes),
+        view_s=seconds_of_view(spec, tower),
         limits=recipe.shards,
         cluster=model,
     )
     _check_shards(job)
     run = simulate(job, reporter)
-    return _simulation_lines(run, model.nodes, model.slots), asdict(run)
+    values: dict[str, object] = asdict(run)
+    assumed = {"view_s": job.view_s} | asdict(model)
+    return [*_simulation_lines(run, model), _tell_assumed(job)], values | {"assumed": assumed}
 
 
 def _check_shards(job: "SimulatedJob") -> None:
@@ -66,9 +78,19 @@ def _check_shards(job: "SimulatedJob") -> None:
         )
 
 
-def _simulation_lines(run: "SimulatedRun", nodes: int, slots: int) -> list[str]:
+def _tell_assumed(job: "SimulatedJob") -> str:
+    model = job.cluster
+    return (
+        f"  assumed: a view takes a GPU {1000 * job.view_s:.2g} ms; a machine fails every "
+        f"{model.mean_time_to_failure_s / 3600:,.0f} h and is away for {model.repair_s / 60:.0f} min, one of "
+        f"{1 / model.cut_share:.0f} is only cut off; a worker starts in {model.start_s:.0f} s"
+    )
+
+
+def _simulation_lines(run: "SimulatedRun", model: "ClusterModel") -> list[str]:
     return [
-        f"{run.items:,} items in {run.shards:,} shards on {nodes:,} simulated machines of {slots} workers",
+        f"{run.items:,} items in {run.shards:,} shards on {model.nodes:,} simulated machines "
+        f"of {model.slots} GPUs",
         f"  {run.build_s / 3600:,.2f} h; without failures and tail {run.ideal_s / 3600:,.2f} h",
         f"  tail: {run.tail_s:,.0f} s from 99 % of the shards to the last",
         f"  commits a second: {run.commits_per_s:,.1f}, at most {run.most_commits_per_s:,.1f}",

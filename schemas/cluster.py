@@ -39,6 +39,8 @@ class ClusterSpec(StrictModel):
     """Of the peak that the encoder reaches: its matrices are small."""
     network_gb_s: Positive = 1.0
     """Of a node, from where features are kept."""
+    hours_to_failure: Positive = 100.0
+    """Of one node, on average; for simulated builds."""
     months: Annotated[float, Field(ge=0)] = 1.0
     """How long features are kept."""
     prices: Prices = Prices()

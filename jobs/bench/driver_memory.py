@@ -7,20 +7,18 @@ writing a shard would have told (`pretended_shards`). The peak is the kernel's, 
 children. What is left out: the manifest, which names every shard and grows with them.
 """
 
-import re
 import sys
 import time
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from infra.machine import read_peak_bytes
 from jobs.bench.pretended_shards import PretendingWorker, plan_shards
 from pipelines.engine import run_as_finished
 from pipelines.process_engine import ProcessesEngine
 
 NUM_WORKERS: Final = 2
-_PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
 
 class DriverMemory(msgspec.Struct, frozen=True):
@@ -40,9 +38,7 @@ def measure_driver(num_shards: int) -> DriverMemory:
     with ProcessesEngine(NUM_WORKERS) as engine:
         num_done = sum(1 for _ in run_as_finished(engine, PretendingWorker(), plan, "pretend"))
     end_s = time.perf_counter()
-    found = _PEAK.search(Path("/proc/self/status").read_text())
-    peak_bytes = int(found[1]) * 1024 if found else 0
-    return DriverMemory(num_done, planned_s - start_s, end_s - planned_s, peak_bytes)
+    return DriverMemory(num_done, planned_s - start_s, end_s - planned_s, read_peak_bytes())
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ process took.
 """
 
 import json
-import re
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import Final
 
 import numpy as np
 
+from infra.machine import read_peak_bytes
 from pipelines.stream.order import Order, OrderConfig
 from pipelines.stream.table import ExampleTable
 from pipelines.stream.units import UnitKind, UnitRule
@@ -89,15 +88,9 @@ def main() -> None:
         "num_steps": plan.num_steps,
         "padding": 1 - tokens / cost,
         "fill": tokens / (units * UNIT_TOKENS),
-        "peak_mib": _read_peak_mib(),
+        "peak_mib": read_peak_bytes() / 2**20,
     }
     sys.stdout.write(json.dumps(told))
-
-
-def _read_peak_mib() -> float:
-    """Of this program alone; `getrusage` would count the one that started it, too."""
-    (kib,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(kib) / 1024
 
 
 def _time_start(order: Order, step: int) -> float:

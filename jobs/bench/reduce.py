@@ -65,17 +65,13 @@ def loop_over_tokens(view: ViewFeatures, neighbors: int = NEIGHBORS) -> Float[Te
     """The same as the reducer `prumerge`, token by token; each is held against all others at once."""
     attention, keys, patches = view.required_focus.attention, view.required_focus.keys, view.patches
     directions = functional.normalize(keys, dim=1)
-
-    def without(values: Tensor, place: int) -> Tensor:
-        return torch.cat([values[:place], values[place + 1 :]])
-
     tokens: list[Tensor] = []
     for place in _list_kept(attention):
-        likeness = without(directions, place) @ directions[place]
+        likeness = directions @ directions[place]
+        likeness[place] = -torch.inf
         nearest = likeness.topk(neighbors).indices
-        shares = without(attention, place)[nearest]
-        total = attention[place] * patches[place] + shares @ without(patches, place)[nearest]
-        tokens.append(total / (attention[place] + shares.sum()))
+        total = attention[place] * patches[place] + attention[nearest] @ patches[nearest]
+        tokens.append(total / (attention[place] + attention[nearest].sum()))
     return torch.stack(tokens)
 
 

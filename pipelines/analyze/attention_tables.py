@@ -1,18 +1,13 @@
 """Attention of a checkpoint over its own cached features: two tables as parquet, and a picture of each.
 
 `attention.parquet` has a row for each layer and role of the token that looks; `dropped.parquet` the loss
-without vision in each range of layers, beside the loss with it. Pictures are plain line charts drawn by
-Pillow: a plotting library would be a dependency for two of them.
+without vision in each range of layers, beside the loss with it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
-
-import pyarrow  # pyright: ignore[reportMissingTypeStubs]
-import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
-from PIL import Image, ImageDraw
 
 from infra.storage import Storage
 from operators.batch import IGNORED_LABEL
@@ -24,6 +19,8 @@ from pipelines.analyze.attention import (
     measure_attention,
     measure_loss_without_vision,
 )
+from pipelines.analyze.line_chart import LineChart, draw_chart
+from pipelines.analyze.parquet_rows import write_rows
 from pipelines.engine import Progress, no_progress
 from pipelines.stream.once import open_once
 from pipelines.train.assembly import restore
@@ -32,11 +29,6 @@ from pipelines.train.precision import choose_device
 from schemas.corpus import Manifest
 from schemas.errors import NotFoundError, SampleError
 
-SIZE_PX: Final = (720, 420)
-MARGIN_PX: Final = 50
-COLORS: Final = ("#4363d8", "#e6194b", "#3cb44b", "#f58231")
-_arrow: Any = pyarrow
-_parquet: Any = pyarrow.parquet
 NAMES: Final = {role: role.name.lower() for role in Role}
 
 
@@ -129,47 +121,35 @@ def list_layers(sums: AttentionSums) -> list[LayerRow]:
 
 
 def write_tables(folder: Path, layers: Sequence[LayerRow], dropped: Sequence[DroppedRow]) -> list[Path]:
-    """Two tables and three pictures; the paths of all."""
+    """Two tables and three charts; the paths of all."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("attention.parquet", "dropped.parquet")]
     for path, rows in zip(paths, (layers, dropped), strict=True):
-        write_table(path, [asdict(row) for row in rows])
-    response = [row for row in layers if row.looking == NAMES[Role.RESPONSE]]
-    charts: dict[str, Mapping[str, Sequence[float]]] = {
-        "attention.png": {name: [float(getattr(row, name)) for row in response] for name in NAMES.values()},
-        "entropy.png": {"bits": [row.vision_entropy_bits for row in response]},
-        "dropped.png": {"loss": [row.loss for row in dropped]},
-    }
-    for name, lines in charts.items():
-        draw_lines(lines).save(folder / name)
+        write_rows(path, [asdict(row) for row in rows])
+    for name, chart in _plan_charts(layers, dropped).items():
+        draw_chart(chart).save(folder / name)
         paths.append(folder / name)
     return paths
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Plain rows as parquet."""
-    _parquet.write_table(_arrow.Table.from_pylist(rows), path)
-
-
-def draw_lines(lines: Mapping[str, Sequence[float]]) -> Image.Image:
-    """A line chart from zero up, one color a line, with its names and highest value."""
-    image = Image.new("RGB", SIZE_PX, "white")
-    draw = ImageDraw.Draw(image)
-    width, height = (size - 2 * MARGIN_PX for size in SIZE_PX)
-    highest = max((value for values in lines.values() for value in values), default=0.0) or 1.0
-    draw.rectangle((MARGIN_PX, MARGIN_PX, MARGIN_PX + width, MARGIN_PX + height), outline="#888888")
-    draw.text((4, MARGIN_PX - 6), f"{highest:.3g}", fill="black")
-    draw.text((4, MARGIN_PX + height - 6), "0", fill="black")
-    for number, (name, values) in enumerate(lines.items()):
-        color = COLORS[number % len(COLORS)]
-        step = width / max(1, len(values) - 1)
-        points = [
-            (MARGIN_PX + place * step, MARGIN_PX + height * (1 - value / highest))
-            for place, value in enumerate(values)
-        ]
-        draw.line(points, fill=color, width=3)
-        draw.text((MARGIN_PX + 8 + 140 * number, 20), name, fill=color)
-    return image
+def _plan_charts(layers: Sequence[LayerRow], dropped: Sequence[DroppedRow]) -> dict[str, LineChart]:
+    """What the response looks at, how widely over vision, and what dropping vision costs."""
+    response = [row for row in layers if row.looking == NAMES[Role.RESPONSE]]
+    places = [str(row.layer) for row in response]
+    whole, *parts = dropped
+    shares = {name: [float(getattr(row, name)) for row in response] for name in NAMES.values()}
+    entropy = {"bits over vision": [row.vision_entropy_bits for row in response]}
+    losses = {"loss": [row.loss for row in parts]}
+    return {
+        "attention.png": LineChart(lines=shares, places=places, across="layer, looking from the response"),
+        "entropy.png": LineChart(lines=entropy, places=places, across="layer, looking from the response"),
+        "dropped.png": LineChart(
+            lines=losses,
+            places=[row.layers for row in parts],
+            across="layers without vision",
+            level=("with vision in all", whole.loss),
+        ),
+    }
 
 
 def _name_range(layers: range) -> str:

@@ -167,11 +167,16 @@ def count_training_flops(model: TrainedModel, frames: float, stage: int) -> floa
     return BACKWARD[2] * (add_up(parts).total - parts["encoder"].total)
 
 
+def seconds_of_view(cluster: ClusterSpec, tower: VisionShape) -> float:
+    """Of one GPU of the cluster, by its peak and the share of it that an encoder reaches."""
+    return count_tower(tower).total / (cluster.gpu_tflops * TERA * cluster.encoding_share)
+
+
 def _encode_s(speed: Calibration, cluster: ClusterSpec, tower: VisionShape) -> float:
     """GPU seconds of one view."""
     if speed.gpu_views_per_s is not None:
         return 1 / speed.gpu_views_per_s
-    return count_tower(tower).total / (cluster.gpu_tflops * TERA * cluster.encoding_share)
+    return seconds_of_view(cluster, tower)
 
 
 def _decode_s(counts: CorpusCounts, clip_seconds: float, speed: Calibration) -> float:

@@ -158,13 +158,20 @@ def test_what_cannot_be_planned_is_told(tmp_path) -> None:
 
 def test_a_build_is_simulated(tmp_path) -> None:
     recipe = write_yaml(tmp_path / "r.yaml", {"name": "r", "sources": SOURCES, "shards": {"max_views": 100}})
-    cluster = write_yaml(tmp_path / "c.yaml", {"nodes": 3, "gpus": 2})
+    cluster = write_yaml(
+        tmp_path / "c.yaml", {"nodes": 3, "gpus": 2, "hours_to_failure": 50, "gpu_tflops": 156}
+    )
     outcome = run_onetoken("plan", recipe, "--simulate", "--cluster", cluster, "--json")
     assert outcome.status == 0, outcome.err
     assert outcome.values["items"] == 300
     assert outcome.values["shards"] >= 15
+    assert outcome.values["assumed"]["mean_time_to_failure_s"] == 3600 * 50
+    assert outcome.values["assumed"]["view_s"] == pytest.approx(2 * 0.0061, rel=0.1)
+    bare = write_yaml(tmp_path / "b.yaml", {"gpus": 0})
+    assert "it has none" in run_onetoken("plan", recipe, "--simulate", "--cluster", bare).said
     more = run_onetoken("plan", recipe, "--simulate", "--items", 2000, "--cluster", cluster)
     assert "2,000 items" in more.out
+    assert "a machine fails every 50 h" in more.out
     assert run_onetoken("plan", recipe, "--items", 5).status == 2
     crumbs = run_onetoken("plan", recipe, "--simulate", "--items", 5_000_000_000)
     assert crumbs.status == 2

@@ -178,7 +178,7 @@ def test_ray_makes_the_table_that_one_process_makes(swept, small_job, tmp_path) 
     assert outcome.status == 1
     assert "1 of 3 runs failed: broken" in outcome.said
     broken, *rows = outcome.values["rows"]
-    assert (broken["state"], broken["error"]["kind"]) == ("failed", "ConfigError")
+    assert (broken["outcome"], broken["error"]["kind"]) == (None, "ConfigError")
     for row, serial in zip(rows, values["rows"], strict=True):
         assert row["name"] == serial["name"]
         assert row["digest"] == serial["digest"]

@@ -1,5 +1,7 @@
 """Every published cost within its tolerance; where one deviates: that it does, and what explains it."""
 
+from dataclasses import replace
+
 import pytest
 
 from operators.costs.flops import add_up, count_compressor, count_prefill
@@ -10,6 +12,7 @@ from operators.costs.published import (
     LLAVA,
     LLAVA_MINI_FLOPS,
     MINI,
+    MINI_HD,
     PICTURE_BYTES,
     PRUMERGE_ROOFLINE,
     PRUMERGE_TOKENS,
@@ -71,6 +74,11 @@ def test_with_attention_counted(text: int, llava: float, mini: float) -> None:
         assert tera(longer, attention=True) == pytest.approx(expected, abs=0.006)
 
 
+def test_hd_with_attention_counted() -> None:
+    found = [tera(replace(MINI_HD, text_tokens=text), attention=True) for text in (40, 50, 60)]
+    assert found == pytest.approx([8.84, 8.99, 9.15], abs=0.006)
+
+
 @pytest.mark.parametrize("row", PICTURE_BYTES, ids=lambda row: row.name)
 def test_bytes_of_a_picture(row) -> None:
     found = count_key_value_bytes(VICUNA_7B, row.tokens) / 1e6
@@ -111,7 +119,7 @@ def test_576_vision_tokens_do_not_give_the_published_roofline() -> None:
 
 
 def test_only_one_cell_is_a_slip() -> None:
-    assert [row.name for row in PRUMERGE_ROOFLINE if row.tera_note] == ["vicuna-7b INT4, PruMerge"]
+    assert [row.name for row in PRUMERGE_ROOFLINE if row.tera_note] == ["vicuna-7b INT4, 70 by PruMerge"]
 
 
 def test_weights_are_those_of_the_models() -> None:

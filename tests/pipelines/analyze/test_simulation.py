@@ -3,8 +3,8 @@
 import pytest
 
 from pipelines.analyze.memory_storage import MemoryStorage
-from pipelines.analyze.simulated_cluster import QUANTUM_S, ClusterModel, SimulatedCrew
-from pipelines.analyze.simulation import SimulatedJob, make_work, plan_keys, simulate
+from pipelines.analyze.simulated_cluster import QUANTUM_S, ClusterModel, ClusterTotals, SimulatedCrew
+from pipelines.analyze.simulation import SimulatedJob, _summarize, make_work, plan_keys, simulate
 from pipelines.commit import load_manifest
 from pipelines.dispatch import Dispatch
 from pipelines.host import Done, Lost, Ready
@@ -116,6 +116,15 @@ def test_a_simulated_build_is_published_whole() -> None:
     assert 0 < run.commits_per_s <= run.most_commits_per_s
     assert run.peak_bytes > 10**7
     assert simulate(job).build_s == run.build_s, "the same seed gives the same build"
+
+
+def test_the_best_minute_may_begin_anywhere() -> None:
+    """Nine commits from 30 s on and nine before 90 s are one minute's, whatever the clock says."""
+    ends = [1.0, *[55.0] * 9, *[65.0] * 9, 600.0]
+    told = _summarize(ClusterTotals(done_s=1.0), 1, ends)
+    assert told["most_commits_per_s"] == pytest.approx(18 / 60)
+    short = _summarize(ClusterTotals(done_s=1.0), 1, [2.0, 4.0])
+    assert short["most_commits_per_s"] == short["commits_per_s"] == pytest.approx(0.5)
 
 
 def test_the_manifest_names_every_shard(monkeypatch: pytest.MonkeyPatch) -> None:
