@@ -14,8 +14,9 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile --durations 20
 
+# Alone on the machine: some of these tests measure time and memory.
 test-slow: .venv/installed
-	$(BIN)/pytest -m "slow and not gpu" --timeout 3600 -o faulthandler_timeout=3600
+	$(BIN)/pytest -m "slow and not gpu" --timeout 3600 -o faulthandler_timeout=3900 -rs --durations 20
 
 # A real S3 server for the tests (Debian, root); where it cannot be had they run on a mock, and say so.
 ceph: .venv/installed

@@ -3,8 +3,8 @@
 Half of the questions ask for the color of the cell that stands out, half for that of a cell that they name:
 one of each about every picture. Both have as many tokens, so that units of like length hold both. Encoder (a
 patch is a cell) and language model are random, seeded and small. What is swept is the paper's ablation:
-pre-fusion with a query, with an average, and each of these alone; and, in half of the steps, how pre-fusion
-begins, which was never published.
+pre-fusion with a query, with an average, and each of these alone; and how pre-fusion begins, which was never
+published.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ from jobs.demo.layouts import LlavaRecord, talk, write_json
 from jobs.demo.media import encode_image, write_file
 from jobs.demo.scenes import seed_random
 from jobs.demo.tokenizer import BEGIN, END, PAD, train_tokenizer
-from operators.prefusion import PrefusionInit
 
 STANDOUT: Final = "Which color stands out here?"
 NAMED: Final = "Which color is at {place}?"
@@ -31,7 +30,11 @@ VARIANTS: Final[dict[str, dict[str, object]]] = {
     "average": {"model.prefusion.layers": 0, "model.reducer": {"name": "average", "tokens": 1}},
 }
 """In the order in which they should answer, the best first."""
-INITS: Final[tuple[PrefusionInit, ...]] = ("zero", "copy", "random")
+INITS: Final[dict[str, dict[str, object]]] = {
+    "copy": {"model.prefusion.init": "copy"},
+    "random": {"model.prefusion.init": "random"},
+}
+"""Other beginnings of the first variant, which begins with `zero`."""
 SHAPE: Final = LanguageModelShape(width=64, mlp_width=128)
 ENCODER_WIDTH: Final = 64
 PLACE_SPREAD: Final = 3.0
@@ -63,7 +66,7 @@ class GridJob:
 
     @property
     def inits(self) -> Path:
-        """The sweep over how pre-fusion begins."""
+        """The sweep over other beginnings of pre-fusion."""
         return self.folder / "inits.yaml"
 
 
@@ -87,10 +90,7 @@ def write_grid_job(folder: Path, num_pictures: int, num_steps: int, seed: int = 
     _write_yaml(job.recipe, _recipe(folder, max(1, num_pictures // NUM_SHARDS)))
     _write_yaml(folder / "base.yaml", _base(job, num_steps, seed))
     _write_yaml(job.sweep, _sweep(folder, "sweep", VARIANTS))
-    half = {"run.steps": max(1, num_steps // 2)}
-    _write_yaml(
-        job.inits, _sweep(folder, "inits", {init: {"model.prefusion.init": init, **half} for init in INITS})
-    )
+    _write_yaml(job.inits, _sweep(folder, "inits", INITS))
     return job
 
 

@@ -9,7 +9,7 @@ Pictures, annotations and models are made, then built, trained and evaluated as 
 `sweep` of four variants, one after the other on one core. A query without the question should be right about
 what stands out, half of the questions, and guess at the rest: 0.58 (6 colors).
 
-A second table, without a bound, is of how pre-fusion begins, after half as many steps. Its `copy` takes
+A second table, without a bound, is of other beginnings of the first variant's pre-fusion. Its `copy` takes
 layers of a language model that is random itself: what those of a trained one would bring, it does not tell.
 """
 
@@ -82,7 +82,7 @@ def list_outcomes(table: SweepTable, wanted: Iterable[str]) -> dict[str, Outcome
 
 
 def compare(outcomes: dict[str, Outcome], inits: dict[str, Outcome]) -> Measured:
-    """Differences between variants; by variant and source among the details, and by how pre-fusion begins."""
+    """Differences between variants; what each came to, other beginnings too, among the details."""
     right = {name: one.accuracy or 0.0 for name, one in outcomes.items()}
     ratios = {
         "fusion_query_right": right["fusion and query"],

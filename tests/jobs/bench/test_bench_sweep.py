@@ -94,19 +94,14 @@ def test_the_base_trains_a_step_from_the_cache(job: GridJob) -> None:
     """The path of the slow test below, with one variant of each of its sweeps and nothing learned."""
     document = yaml.safe_load(job.sweep.read_text())
     assert document["variants"] == VARIANTS
-    inits = yaml.safe_load(job.inits.read_text())
-    assert (
-        list(inits["variants"])
-        == [one["model.prefusion.init"] for one in inits["variants"].values()]
-        == [*INITS]
-    )
-    document["variants"] = {"average": VARIANTS["average"], "copy": inits["variants"]["copy"]}
+    assert yaml.safe_load(job.inits.read_text())["variants"] == INITS
+    document["variants"] = {"average": VARIANTS["average"], "copy": INITS["copy"]}
     short = job.folder / "short.yaml"
     short.write_text(yaml.safe_dump(document))
     assert run_onetoken("build", job.recipe, "--corpus", job.corpus).status == 0
     outcome = run_onetoken("sweep", short, "--json")
     assert outcome.status == 0, outcome.err
-    assert [row["outcome"]["steps"] for row in outcome.values["rows"]] == [2, 1]
+    assert len(outcome.values["rows"]) == 2
     for row in outcome.values["rows"]:
         sources = row["outcome"]["sources"]
         assert set(sources) == {"standout", "named"}
@@ -122,11 +117,11 @@ def test_figures_are_differences_of_shares() -> None:
         )  # fmt: skip
 
     variants = dict(zip(VARIANTS, map(come_to, (10, 9, 6, 3)), strict=True))
-    measured = sweep.compare(variants, dict(zip(INITS, map(come_to, (8, 7, 5)), strict=True)))
+    measured = sweep.compare(variants, dict(zip(INITS, map(come_to, (8, 7)), strict=True)))
     assert list(measured.ratios) == list(BOUNDS["sweep"])
     assert list(measured.ratios.values()) == pytest.approx([1.0, 0.1, 0.3, 0.3])
     assert measured.details["query_named"] == 0.6
-    assert [measured.details[f"init_{init}_right"] for init in INITS] == [0.8, 0.7, 0.5]
+    assert [measured.details[f"init_{init}_right"] for init in INITS] == [0.8, 0.7]
 
 
 @pytest.mark.slow
@@ -137,7 +132,7 @@ def test_fusion_and_queries_find_what_an_average_loses(tmp_path: Path) -> None:
         assert bound.holds(measured.ratios[key]), (key, measured)
     assert measured.details["query_standout"] > 0.9
     assert measured.details["query_named"] < 0.5
-    assert measured.details["init_zero_right"] > measured.details["query_right"]
+    assert min(measured.details[f"init_{init}_right"] for init in INITS) > measured.details["query_right"]
     table = run_onetoken("sweep", GridJob(tmp_path).sweep)
     assert table.status == 0, "all is finished, and the table is told again"
     assert [line.split("  ")[0] for line in table.out.splitlines()[1:5]] == list(VARIANTS)
