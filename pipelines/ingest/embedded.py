@@ -71,7 +71,7 @@ def _read_findings(unit: RangeUnit) -> list[list[Finding]]:
             f"{unit.input.format!r} stand in parquet files; if it names files of pictures, use the format "
             "'llava' and a media_root"
         )
-    with open_files(unit.input.folder).open(unit.input.name) as file:
+    with unit.input.open() as file:
         wanted = set(unit.within(0, unit.num_rows))
         rows = enumerate(read_pictures(file, unit.rows, unit.input.written))
         return [

@@ -4,6 +4,7 @@ Units are numbered in the order of sources, files and rows, which is the order t
 of identical records the first in it is the one that is kept.
 """
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,14 @@ class AnnotationInput:
     """Below that folder: what tables hold."""
     written: str
     """As the recipe leads to it: what messages say."""
+
+    def open(self) -> io.RawIOBase:
+        """The file, to read from any place of it.
+
+        Raises:
+            NotFoundError: when it is gone.
+        """
+        return open_files(self.folder).open(self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from infra.files import open_files
 from infra.storage import Storage
 from operators.annotations import LAYOUTS
 from operators.annotations.usual import read_usual_rows
@@ -100,7 +99,7 @@ class _RangeReader:
         """Read all rows and write what they bring."""
         one = self._range
         num_rows = num_used = 0
-        with open_files(one.input.folder).open(one.input.name) as file:
+        with one.input.open() as file:
             chunks = read_usual_chunks(file, one.input.written, one.rows, one.first_row, self._layout.usual)
             for chunk in chunks:
                 num_used += self._read_chunk(chunk, num_rows, num_used)

@@ -13,7 +13,7 @@ with `deduplicate` the one that was good first is kept.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 
@@ -31,6 +31,7 @@ from pipelines.ingest.inputs import AnnotationInput, RangeUnit, TakenRows, plan_
 from pipelines.ingest.moved_rows import check_places
 from pipelines.ingest.probe import ProbeWorker
 from pipelines.ingest.read import ReadResult, ReadUnit
+from pipelines.ingest.row_marks import Kept, KeptTable
 from pipelines.ingest.scan import ScanWorker
 from pipelines.ingest.scanning import count_ranges, scan_media
 from pipelines.ingest.stages import (
@@ -142,10 +143,15 @@ def select_rows(
                 f"source {source}: {name} had {before} rows when it was ingested, now it has "
                 f"{num_rows[source, name]}; row numbers mean other records: run `onetoken ingest`"
             )
-    duplicates = [entry for entry in old.quarantine if _holds_duplicates(entry)]
-    check_places(run, counted, old.examples, duplicates)
+    check_places(run, counted, [*_list_tables(old)])
     selected = [_select(unit, quarantined[unit.input.source, unit.input.name]) for unit in counted]
     return [unit for unit in selected if unit.num_taken]
+
+
+def _list_tables(old: Manifest) -> Iterator[KeptTable]:
+    yield from (KeptTable(entry, Kept.EXAMPLES) for entry in old.examples)
+    for entry in old.quarantine:
+        yield KeptTable(entry, Kept.DUPLICATES if _holds_duplicates(entry) else Kept.REJECTS)
 
 
 def _select(unit: RangeUnit, rows: Int64[np.ndarray, " rows"]) -> RangeUnit:

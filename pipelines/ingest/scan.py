@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 
-from infra.files import open_files
 from infra.storage import Storage
 from operators.annotations import LAYOUTS
 from operators.annotations.layout import Layout
@@ -93,7 +92,7 @@ class ScanWorker:
         ranks: list[int] = []
         num_rows = 0
         one = unit.range
-        with open_files(one.input.folder).open(one.input.name) as file:
+        with one.input.open() as file:
             for chunk in scan_chunks(file, one.input.written, one.rows, one.first_row, fields):
                 if unit.wanted is Wanted.RANKS:
                     ranks += [rank_row(chunk.raw(index)) for index in range(chunk.num_rows)]

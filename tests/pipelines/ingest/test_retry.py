@@ -238,3 +238,67 @@ def test_a_source_without_one_good_record_is_tried_again(tmp_path, storage):
     whole = ingest(recipe, LocalStorage(tmp_path / "whole"), SerialEngine()).manifest
     assert whole == retried.manifest
     assert retry(recipe, storage, SerialEngine()).num_tried == 0
+
+
+def make_alike(folder, names, **fields):
+    """A source of rows without ids that say the same, each about a picture; `gone.jpg` is missing."""
+    rows = [
+        {"image": f"pictures/{name}", "conversations": talk("<image>\nWhat is shown?", "A ball.")}
+        for name in names
+    ]
+    (folder / "alike.json").write_text(json.dumps(rows))
+    source = {
+        "name": "alike",
+        "format": "llava",
+        "annotations": str(folder / "alike.json"),
+        "media_root": str(folder / "media"),
+        "reject_budget": 1,
+        **fields,
+    }
+    return build({"name": "alike", "sources": [source]}, Recipe, "alike")
+
+
+def test_a_reject_that_may_have_changed_places_with_a_good_row_is_refused(tiny_folder, storage):
+    recipe = make_alike(tiny_folder, ["0.jpg", "gone.jpg", "1.jpg"])
+    ingest(recipe, storage, SerialEngine())
+    kept = read_objects(storage.url)
+    make_alike(tiny_folder, ["gone.jpg", "0.jpg", "1.jpg"])
+    with pytest.raises(MismatchError, match=r"row 1 of alike\.json names other media .* a good row says the"):
+        retry(recipe, storage, SerialEngine())
+    assert read_objects(storage.url) == kept
+
+
+@pytest.mark.parametrize(
+    ("deduplicate", "mended", "rejects"),
+    [(False, 2, {"missing_file": 1}), (True, 1, {"missing_file": 1, "duplicate_record": 2})],
+)
+def test_a_reject_like_a_good_row_is_mended_where_it_stands(
+    tiny_folder, storage, deduplicate, mended, rejects
+):
+    names = ["0.jpg", "gone.jpg", "0.jpg", "lost.jpg", "gone.jpg"]
+    recipe = make_alike(tiny_folder, names, deduplicate=deduplicate)
+    ingest(recipe, storage, SerialEngine())
+    mend_files(tiny_folder)
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (3, mended)
+    assert retried.manifest.sources[0].rejects == rejects
+
+
+def test_a_reject_that_nothing_good_is_like_may_name_another_medium(tiny_folder, storage):
+    recipe = make_alike(tiny_folder, ["gone.jpg", "lost.jpg"])
+    ingest(recipe, storage, SerialEngine())
+    make_alike(tiny_folder, ["1.jpg", "gone.jpg"])
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (2, 1)
+    whole = ingest(recipe, LocalStorage(tiny_folder / "whole"), SerialEngine()).manifest
+    assert (retried.manifest.examples, retried.manifest.media) == (whole.examples, whole.media)
+
+
+def test_a_reject_whose_text_was_mended_too_may_name_another_medium(tiny_folder, storage):
+    recipe = make_alike(tiny_folder, ["0.jpg", "gone.jpg"])
+    ingest(recipe, storage, SerialEngine())
+    rows = json.loads((tiny_folder / "alike.json").read_text())
+    rows[1] = mended(rows[1]) | {"image": "pictures/1.jpg"}
+    (tiny_folder / "alike.json").write_text(json.dumps(rows))
+    retried = retry(recipe, storage, SerialEngine())
+    assert (retried.num_tried, retried.num_mended) == (1, 1)
