@@ -37,6 +37,15 @@ EventsOption = Annotated[
         "--events", metavar="FILE", help="What a build's `--events` wrote: its hours, beside the plan's."
     ),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Of a training run, that divide the model among them; the plan is of each. By default 1.",
+    ),
+]
 SimulateOption = Annotated[
     bool,
     typer.Option(
@@ -73,6 +82,7 @@ def plan_command(
     events: EventsOption = None,
     passes: PassesOption = 3,
     tokens: TokensOption = None,
+    workers: WorkersOption = None,
     simulate: SimulateOption = False,
     items: ItemsOption = None,
     as_json: JsonOption = False,
@@ -87,10 +97,12 @@ def plan_command(
         with Reporter() as reporter:
             reporter.say(f"taking one step of {config.model.llm} with tensors that hold nothing")
             spec = read_configuration(cluster, ClusterSpec) if cluster else None
-            lines, values = plan_training(config, tokens, spec)
+            lines, values = plan_training(config, tokens, spec, workers or 1)
         print_result(lines, as_json, values)
         return
     recipe = read_configuration(file, Recipe)
+    if tokens is not None or workers is not None:
+        raise ConfigError("--tokens and --workers go with a training configuration, and this is a recipe")
     if items is not None and not simulate:
         raise ConfigError("--items goes with --simulate")
     if events is not None and corpus is None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jobs.console import Reporter
+from jobs.planning_bounds import Bounder
 from jobs.training import run_training
-from jobs.training_data import read_spec
+from jobs.training_data import TrainingData, read_spec
 from schemas.errors import MismatchError
 from schemas.sweep import Outcome, SourceScore, Variant
 
@@ -47,7 +48,8 @@ def train_variant(variant: Variant) -> Outcome:
         manifest = load_pinned_manifest(storage, variant.manifest_sha256)
         found = evaluate_sources(storage, manifest, variant.spec, checkpoint, variant.held_out, reporter)
         spec = read_spec(storage, manifest, variant.spec)
-        costs = estimate_costs(config, spec)
+        bounds = Bounder(TrainingData(storage, manifest, spec)).bound(config).bounds
+        costs = estimate_costs(config, spec, bounds)
     whole = add_up(found.values())
     measured_bytes, hours = _measure(read_reports(out), trained.num_steps)
     return Outcome(

@@ -36,8 +36,9 @@ from pipelines.train.gradients import accumulate_gradients
 from pipelines.train.loop import TrainingRun, train
 from pipelines.train.metrics import StepReport
 from pipelines.train.model import build_model
-from pipelines.train.predict import StepShape, make_batch, predict
+from pipelines.train.predict import predict
 from pipelines.train.shape import ModelShape
+from pipelines.train.step_shape import StepShape, make_batch
 from schemas.checkpoint import RunIdentity
 from schemas.configuration import build
 from schemas.record import Turn

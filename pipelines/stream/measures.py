@@ -89,7 +89,7 @@ class Measures:
         self._data = data
         self._lengths = lengths
         self._frame_tokens = frame_tokens
-        self._clips = _look_at_clips(storage, manifest, spec, data.frames)
+        self._clips = look_at_clips(storage, manifest, spec, data.frames)
 
     def measure(
         self,
@@ -122,9 +122,14 @@ class Measures:
         return Measured(np.maximum(lengths, 1).astype(np.uint32), codes > 0, codes, names)
 
 
-def _look_at_clips(
+def look_at_clips(
     storage: Storage, manifest: Manifest, spec: FeatureSpec, frames: FramesConfig
 ) -> ClipFrames:
+    """The frames that are read of each item with clips.
+
+    Raises:
+        CorruptError: when the table of media is damaged.
+    """
     if not any(leaf.modality in (Modality.VIDEO, Modality.MULTI) for leaf in manifest.plan):
         return ClipFrames(np.empty(0, np.uint64), np.empty(0, np.int64))
     rules = spec.video

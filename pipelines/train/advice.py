@@ -16,7 +16,9 @@ from schemas.training import TrainConfig
 
 Fields = Mapping[str, Mapping[str, object]]
 MOST_TOGETHER: Final = 3
-MOST_TRIES: Final = 16
+FEW_FRAMES: Final = 8
+"""Of a clip, as the paper trains."""
+MOST_TRIES: Final = 20
 """Predictions that are made for one piece of advice; each takes up to a minute."""
 
 
@@ -35,8 +37,8 @@ class Change:
         return f"{written} ({self.cost})"
 
 
-def list_changes(config: TrainConfig) -> list[Change]:
-    """What could make a configuration smaller, cheapest first."""
+def list_changes(config: TrainConfig, num_workers: int = 1) -> list[Change]:
+    """What could make a configuration smaller, cheapest first; several workers all take AdamW."""
     data, memory = config.data, config.memory
     changes: list[Change] = []
     if not memory.checkpoint_layers:
@@ -50,7 +52,10 @@ def list_changes(config: TrainConfig) -> list[Change]:
     if data.max_tokens > 512:
         half = max(512, data.max_tokens // 2)
         changes.append(Change({"data": {"max_tokens": half}}, "leaves longer examples out"))
-    return changes + list(_smaller_optimizers(config))
+    if config.stage == 2 and (data.frames.uniform or data.frames.max or FEW_FRAMES + 1) > FEW_FRAMES:
+        fewer = {"frames": {"max": None, "uniform": FEW_FRAMES}}
+        changes.append(Change({"data": fewer}, "fewer frames of each clip"))
+    return changes + (list(_smaller_optimizers(config)) if num_workers == 1 else [])
 
 
 def _smaller(micro_batch: int) -> Iterator[int]:
@@ -102,11 +107,13 @@ def complete(config: TrainConfig, change: Change) -> Change:
     return Change(fields, change.cost)
 
 
-def find_changes(config: TrainConfig, fits: Callable[[TrainConfig], bool], wanted: int = 3) -> list[Change]:
+def find_changes(
+    config: TrainConfig, fits: Callable[[TrainConfig], bool], wanted: int = 3, num_workers: int = 1
+) -> list[Change]:
     """The cheapest changes, each enough by itself, after which `fits` holds; fewer where there are fewer."""
     found: list[Change] = []
     num_tries = 0
-    changes = list_changes(config)
+    changes = list_changes(config, num_workers)
     for number in range(1, MOST_TOGETHER + 1):
         for parts in combinations(changes, number):
             change = join_changes(parts)
@@ -140,12 +147,20 @@ def _contains(fields: Fields, less: Fields) -> bool:
     )
 
 
-def refuse(config: TrainConfig, limit: int, peak: int, fits: Callable[[TrainConfig], bool]) -> ConfigError:
+def refuse(
+    config: TrainConfig,
+    limit: int,
+    peak: int,
+    fits: Callable[[TrainConfig], bool],
+    num_workers: int = 1,
+) -> ConfigError:
     """The error for a run that cannot fit, with what would."""
-    changes = find_changes(config, fits)
-    ways = "".join(f"\n  {change}" for change in changes) or "\n  a smaller `model.llm`, or several GPUs"
+    changes = find_changes(config, fits, num_workers=num_workers)
+    others = "several GPUs" if num_workers == 1 else "more workers"
+    ways = "".join(f"\n  {change}" for change in changes) or f"\n  a smaller `model.llm`, or {others}"
+    who = "the run" if num_workers == 1 else f"each of {num_workers} workers"
     return ConfigError(
-        f"the run needs {in_gib(peak)} and may take {in_gib(limit)}; each of these would make it fit, the "
+        f"{who} needs {in_gib(peak)} and may take {in_gib(limit)}; each of these would make it fit, the "
         f"cheapest first:{ways}"
     )
 
@@ -158,4 +173,7 @@ def in_gib(num_bytes: int) -> str:
 def _yaml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        inner = cast("dict[str, object]", value).items()
+        return f"{{{', '.join(f'{name}: {_yaml(one)}' for name, one in inner if one is not None)}}}"
     return "null" if value is None else str(value)

@@ -3,6 +3,8 @@
 Every storage that an operation hands out is counted when it appears and discounted when it is freed, fake
 ones too: so the peak of a step is known without memory or device. Not counted: what a kernel takes for itself
 and gives back before it returns, and the allocator's rounding and gaps.
+
+Storages that are resized in place are followed, too: that is how gathered weights come and go (FSDP2).
 """
 
 import weakref
@@ -22,7 +24,8 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.now = 0
         self.peak = 0
-        self._known: set[int] = set()
+        self._sizes: dict[int, int] = {}
+        self._resize: Any = None
 
     def count(self, tensors: Iterable[Tensor]) -> int:
         """Count tensors that were there before; returns their bytes."""
@@ -30,6 +33,23 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tensors:
             self._see(tensor)
         return self.now - before
+
+    def __enter__(self) -> "LiveBytes":
+        """Count, and follow storages that are resized: no operation tells of that."""
+        resize = self._resize = cast(Any, torch.UntypedStorage).resize_
+
+        def resize_and_tell(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+            resized: torch.UntypedStorage = resize(storage, size)
+            self._resized(storage)
+            return resized
+
+        cast(Any, torch.UntypedStorage).resize_ = resize_and_tell
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        cast(Any, torch.UntypedStorage).resize_ = self._resize
+        cast(Any, super()).__exit__(*error)
 
     def __torch_dispatch__(
         self,
@@ -47,17 +67,24 @@ class LiveBytes(TorchDispatchMode):
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = cast(Any, storage)._cdata
-        if key in self._known:
+        if key in self._sizes:
             return
-        size = storage.nbytes()
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key, size).atexit = False
+        self._sizes[key] = 0
+        self._set(key, storage.nbytes())
+        weakref.finalize(storage, self._forget, key).atexit = False
 
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
+    def _resized(self, storage: torch.UntypedStorage) -> None:
+        key = cast(Any, storage)._cdata
+        if key in self._sizes:
+            self._set(key, storage.nbytes())
+
+    def _set(self, key: int, size: int) -> None:
+        self.now += size - self._sizes[key]
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

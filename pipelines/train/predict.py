@@ -2,16 +2,19 @@
 
 Everything that the real step allocates is allocated by its own code: the model's forward and backward pass
 with what is recomputed, the optimizer's state, gradients, and the optimizer's work where it moves weights
-during the backward pass. AdamW's kernels work in place. What the batch looks like is the largest one that the
-configuration lets through, or a usual one if that is asked for.
+during the backward pass. AdamW's kernels work in place. Several workers divide the model by the code that
+they really run, in a group of processes that is pretended: what each gathers and keeps is counted, too.
 
-Not predicted: CUDA's context, its libraries' workspaces and gaps between blocks; 1 to 1.5 GiB on a card.
+Where frames pass in many chunks, two steps with fewer are taken, and what each frame adds is added for the
+others: memory grows with their number alone, and thousands of chunks would take minutes.
+
+Not predicted: CUDA's context, its libraries' workspaces and gaps between blocks, 1 to 1.5 GiB on a card; of
+several workers, the layers that are gathered ahead of their use, and buffers of the exchange.
 Costs: about a minute of one core for a model of 8 billion parameters.
 """
 
-import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -19,8 +22,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PretrainedConfig
 
-from operators.batch import IGNORED_LABEL, MEDIUM_TOKEN, ModelBatch
-from operators.views import VIEWS_PER_PICTURE
+from operators.frame_by_frame import all_together
 from pipelines.train.adafactor import Moments
 from pipelines.train.by_parameter import ByParameter
 from pipelines.train.fake_model import build_fake_model
@@ -29,33 +31,18 @@ from pipelines.train.low_bit import BLOCK_SIZES
 from pipelines.train.model import OneTokenModel
 from pipelines.train.optimizer import Optimizer, build_optimizer
 from pipelines.train.precision import computing, dtype_of
+from pipelines.train.pretended import pretend_processes
+from pipelines.train.sharding import own_share, shard_model
+from pipelines.train.step_shape import StepShape, make_batch
 from schemas.training import OptimizerKind, TrainConfig
 
 CPU: Final = torch.device("cpu")
-ANSWER_SHARE: Final = 0.5
-"""Of the text tokens of the largest batch; logits of the others never exist."""
+MOST_CHUNKS: Final = 8
+"""Of frames, that are taken one after the other; what more would hold is told from fewer frames."""
 NF4_BITS: Final = 4.5
 """Of a weight: a code, and its part of a float32 scale for each 64."""
 SMALLEST_QUANTIZED: Final = 4096
 """Elements of a parameter below which torchao keeps its moments as they are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepShape:
-    """A micro-batch, as far as memory goes."""
-
-    num_examples: int
-    num_tokens: int
-    """Text tokens of each example."""
-    num_labels: int
-    """Those that are learned."""
-    num_frames: int = 1
-    """Of each example; 0: text only."""
-    views_per_frame: int = 1
-    num_patches: int = 576
-    encoder_width: int = 1024
-    is_reduced: bool = False
-    """Frames hold what a reducer left of all views, in one row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +52,8 @@ class Footprint:
     weights: int
     optimizer: int
     peak: int
+    whole: int
+    """Weights before they are divided: what each worker holds on its machine's CPU while it begins."""
 
     @property
     def passing(self) -> int:
@@ -72,51 +61,74 @@ class Footprint:
         return self.peak - self.weights - self.optimizer
 
 
-def largest_step(config: TrainConfig, num_tokens: int | None = None) -> StepShape:
-    """The largest micro-batch that a configuration lets through, or one of usual texts.
-
-    Where a budget of tokens fills a unit, shorter texts bring more pictures with them than the longest do:
-    then the usual length is worth naming.
-    """
-    data = config.data
-    tokens = num_tokens or data.max_tokens
-    num_examples = data.micro_batch if data.unit == "count" else -(-data.unit_tokens // tokens)
-    if data.unit != "count":
-        tokens = min(tokens, data.unit_tokens // num_examples)
-    frames = data.frames.uniform or data.frames.max or 1
-    return StepShape(
-        num_examples=num_examples,
-        num_tokens=tokens,
-        num_labels=max(1, int(tokens * ANSWER_SHARE)),
-        num_frames=frames if config.stage == 2 and data.views == "whole" else 1,
-        views_per_frame=VIEWS_PER_PICTURE["hd4"] if data.views == "all" else 1,
-        is_reduced=config.model.reducer.needs_focus,
-    )
-
-
-def predict(llm_config: PretrainedConfig, config: TrainConfig, step: StepShape) -> Footprint:
-    """The footprint of training on micro-batches of a shape.
+def predict_largest(
+    llm_config: PretrainedConfig, config: TrainConfig, steps: Sequence[StepShape], num_workers: int = 1
+) -> tuple[StepShape, Footprint]:
+    """The shape with the highest peak, and its footprint.
 
     Raises:
-        ConfigError: the model cannot be built.
+        ConfigError: see `predict`.
     """
+    found = [(step, predict(llm_config, config, step, num_workers)) for step in steps]
+    return max(found, key=lambda one: one[1].peak)
+
+
+def predict(
+    llm_config: PretrainedConfig, config: TrainConfig, step: StepShape, num_workers: int = 1
+) -> Footprint:
+    """The footprint of training on micro-batches of a shape: of one of so many workers.
+
+    Raises:
+        ConfigError: the model cannot be built, or not be divided among the workers.
+    """
+    fewer = _choose_fewer_frames(config, step)
+    if fewer is None:
+        return _take_step(llm_config, config, step, num_workers)
+    less, more = (
+        _take_step(llm_config, config, replace(step, num_frames=count), num_workers) for count in fewer
+    )
+    per_frame = (more.peak - less.peak) / (fewer[1] - fewer[0])
+    return replace(more, peak=more.peak + round(per_frame * (step.num_frames - fewer[1])))
+
+
+def _choose_fewer_frames(config: TrainConfig, step: StepShape) -> tuple[int, int] | None:
+    """Frames of an example from which those of many chunks are told; None: all are taken."""
+    per_chunk = config.memory.frames_per_chunk
+    if config.stage == 1 or per_chunk is None or step.total_frames <= MOST_CHUNKS * per_chunk:
+        return None
+    most = max(2, MOST_CHUNKS * per_chunk // step.num_examples)
+    return (most // 2, most) if most < step.num_frames else None
+
+
+def _take_step(
+    llm_config: PretrainedConfig, config: TrainConfig, step: StepShape, num_workers: int
+) -> Footprint:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = build_fake_model(mode, llm_config, config, step.encoder_width)
-    live = LiveBytes()
-    weights = live.count([*model.parameters(), *model.buffers()])
-    batch = make_batch(step, mode)
-    layout = model.lay_out(batch, batch.frames, packed=model.plan.packed)
-    live.count([] if batch.frames is None else [batch.frames])
-    with mode, live:
-        optimizer, state = _make_optimizer(model, config)
-        optimizer.begin_step(0)
-        # With several micro-batches, the second finds the gradients of the first.
-        for _ in range(1 if config.data.units_per_step == 1 else 2):
-            with computing(CPU, dtype_of(config.run)):
-                share = model(batch, layout).total / step.num_labels
-            share.backward()
+    whole = bytes_of([*model.parameters(), *model.buffers()])
+    with pretend_processes(num_workers) as processes:
+        if num_workers > 1:
+            shard_model(model, config, processes, CPU)
+        live = LiveBytes()
+        weights = live.count([*map(own_share, model.parameters()), *model.buffers()])
+        batch = make_batch(step, mode)
+        layout = model.lay_out(batch, batch.frames, packed=model.plan.packed)
+        live.count([] if batch.frames is None else [batch.frames])
+        with mode, live, all_together():
+            optimizer, state = _make_optimizer(model, config)
+            optimizer.begin_step(0)
+            # With several micro-batches, the second finds the gradients of the first.
+            for _ in range(1 if config.data.units_per_step <= num_workers else 2):
+                with computing(CPU, dtype_of(config.run)):
+                    share = model(batch, layout).total / step.num_labels
+                share.backward()
     saved, opened = _count_quantized(model, config)
-    return Footprint(weights=weights - saved, optimizer=bytes_of(state), peak=live.peak - saved + opened)
+    return Footprint(
+        weights=weights - saved,
+        optimizer=bytes_of(state),
+        peak=live.peak - saved + opened,
+        whole=whole - saved,
+    )
 
 
 def _count_quantized(model: OneTokenModel, config: TrainConfig) -> tuple[int, int]:
@@ -128,48 +140,11 @@ def _count_quantized(model: OneTokenModel, config: TrainConfig) -> tuple[int, in
     return round(saved), max(weight.nbytes for weight in weights)
 
 
-def make_batch(step: StepShape, mode: FakeTensorMode | None = None) -> ModelBatch:
-    """A batch of a shape; texts and frames are zeros, the frames fake where a mode is given."""
-    num_media = min(step.num_frames, 1)
-    token_ids = torch.zeros(step.num_examples, step.num_tokens + num_media, dtype=torch.int64)
-    labels = torch.full_like(token_ids, IGNORED_LABEL)
-    labels[:, token_ids.shape[1] - step.num_labels :] = 0
-    fuse_mask = labels == IGNORED_LABEL
-    if num_media:
-        token_ids[:, 0] = MEDIUM_TOKEN
-        fuse_mask[:, 0] = False
-    with mode or contextlib.nullcontext():
-        frames = torch.zeros(_frames_shape(step), dtype=torch.float16) if num_media else None
-    return ModelBatch(
-        token_ids=token_ids,
-        labels=labels,
-        attention_mask=torch.ones_like(fuse_mask),
-        fuse_mask=fuse_mask,
-        frames=frames,
-        frames_per_medium=(step.num_frames,) * (step.num_examples * num_media),
-        media_per_example=(num_media,) * step.num_examples,
-        example_ids=tuple(f"example {index}" for index in range(step.num_examples)),
-        frame_tokens=_frame_tokens(step) if num_media and step.is_reduced else None,
-    )
-
-
-def _frames_shape(step: StepShape) -> tuple[int, int, int, int]:
-    num_frames = step.num_examples * step.num_frames
-    if step.is_reduced:
-        return num_frames, 1, step.views_per_frame * step.num_patches, step.encoder_width
-    return num_frames, step.views_per_frame, step.num_patches, step.encoder_width
-
-
-def _frame_tokens(step: StepShape) -> tuple[int, ...]:
-    num_frames, _, num_tokens, _ = _frames_shape(step)
-    return (num_tokens,) * num_frames
-
-
 def _make_optimizer(model: OneTokenModel, config: TrainConfig) -> tuple[Optimizer, list[Tensor]]:
     """The optimizer and its state, as they are after the first step."""
     kind = config.optimizer.kind
     if kind == "adamw":
-        weights = [weight for group in model.parameter_groups() for _, weight in group.parameters]
+        weights = [own_share(weight) for group in model.parameter_groups() for _, weight in group.parameters]
         moments = [torch.zeros_like(weight) for weight in weights for _ in range(2)]
         return build_optimizer(model, config, 1), moments
     if kind == "adafactor":

@@ -82,14 +82,19 @@ def count_patches(config: TrainConfig, spec: FeatureSpec) -> int:
 
 def count_frame_tokens(config: TrainConfig, spec: FeatureSpec) -> int:
     """What a frame takes in the language model's sequence; at most, where it depends on the picture."""
-    reducer, patches = config.model.reducer, count_patches(config, spec)
+    return tokens_of_frame(config, count_views(config, spec), count_patches(config, spec))
+
+
+def tokens_of_frame(config: TrainConfig, num_views: int, num_patches: int) -> int:
+    """The same of a frame of so many views and patches."""
+    reducer = config.model.reducer
     if reducer.name == "query" and config.stage == 2:
         return config.model.grid**2
     if reducer.is_trained:
-        return patches if config.stage == 1 else reducer.num_tokens
+        return num_patches if config.stage == 1 else reducer.num_tokens
     if reducer.name != "all" and not reducer.needs_focus:
-        patches = bound_frame_tokens(reducer, patches)
-    return count_views(config, spec) * patches
+        num_patches = bound_frame_tokens(reducer, num_patches)
+    return num_views * num_patches
 
 
 def count_fused_tokens(config: TrainConfig, spec: FeatureSpec) -> int:

@@ -67,6 +67,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_share(tensor: Tensor) -> Tensor:
+    """What of a tensor this process holds: its share, or all of it where nothing is cut."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def cut_like(value: Tensor, like: Tensor) -> Tensor:
     """The share that this process has of a whole tensor, cut as `like` is."""
     if isinstance(like, DTensor):

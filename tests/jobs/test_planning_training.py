@@ -12,7 +12,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory):
     """A configuration alone: no weights are read."""
     folder = tmp_path_factory.mktemp("llm")
     LlamaConfig(
-        vocab_size=5000, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4
+        vocab_size=5000, hidden_size=256, intermediate_size=512, num_hidden_layers=1, num_attention_heads=4
     ).save_pretrained(folder)
     return folder
 
@@ -23,7 +23,7 @@ def values_of(llm, **memory: object) -> dict[str, object]:
         "stage": 2,
         "out": "nowhere",
         "model": {"llm": str(llm), "prefusion": {"layers": 1}},
-        "data": {"batch": 8, "micro_batch": 2, "max_tokens": 64},
+        "data": {"batch": 8, "micro_batch": 2, "max_tokens": 64, "frames": {"uniform": 2}},
         "memory": memory,
     }
 
@@ -36,9 +36,53 @@ def test_a_run_that_fits_is_planned_in_words_and_values(llm, tmp_path) -> None:
     assert (values["examples"], values["tokens"], values["limit"]) == (2, 64, 4 * 2**30)
     assert values["weights"] + values["optimizer"] + values["passing"] == values["peak"]
     assert 0 < values["weights"] < values["peak"] < 4 * 2**30
+    assert (values["frames"], values["views"], values["instruction"], values["workers"]) == (2, 1, 63, 1)
+    assert values["assumed"] == [
+        "one picture or clip an example, clips of 2 frames, as `data.frames` says: no corpus yet",
+        "texts of up to 64 tokens, as `data.max_tokens` says, question or answer",
+    ]
     words = run_onetoken("plan", path, "--tokens", 16).out
     assert "2 examples of 16 text tokens" in words
+    assert "texts of 16 tokens, as asked for, half of them learned" in words
     assert "peak 0." in words
+
+
+def test_without_a_bound_clips_are_as_long_as_recipes_make_them(llm, tmp_path) -> None:
+    values = values_of(llm) | {"memory": {"frames_per_chunk": 512, "checkpoint_layers": True}}
+    values["data"] = {"batch": 8, "micro_batch": 2, "max_tokens": 64}
+    outcome = run_onetoken("plan", write_yaml(tmp_path / "c.yaml", values), "--json")
+    assert outcome.values["frames"] == 512
+    assert "clips of 512 frames, as many as recipes take; `data.frames` would bound them" in "".join(
+        outcome.values["assumed"]
+    )
+
+
+def test_a_worker_of_several_holds_less_and_is_refused_alike(llm, tmp_path) -> None:
+    alone, four = (
+        run_onetoken("plan", write_yaml(tmp_path / "c.yaml", values_of(llm)), "--json", "--workers", count)
+        for count in (1, 4)
+    )
+    assert four.status == 0, four.err
+    assert four.values["workers"] == 4
+    assert four.values["optimizer"] == pytest.approx(alone.values["optimizer"] / 4, rel=0.02)
+    assert four.values["whole"] == alone.values["weights"]
+    fitting = write_yaml(tmp_path / "d.yaml", values_of(llm, limit=four.values["peak"]))
+    words = run_onetoken("plan", fitting, "--workers", 4)
+    assert words.status == 0, words.err
+    assert "on each of 4 workers" in words.out
+    assert "an estimate, as layers may be gathered ahead of their use" in words.out
+    small = write_yaml(tmp_path / "e.yaml", values_of(llm, limit=four.values["optimizer"]))
+    refused = run_onetoken("plan", small, "--workers", 4)
+    assert refused.status == 2
+    said = " ".join(refused.err.split())
+    assert "each of 4 workers needs" in said
+    assert "a smaller `model.llm`, or more workers" in said
+
+
+def test_workers_and_tokens_are_no_settings_of_a_recipe(small_job) -> None:
+    outcome = run_onetoken("plan", small_job.recipe, "--workers", 2)
+    assert outcome.status == 2
+    assert "go with a training configuration" in outcome.err
 
 
 def test_a_run_that_cannot_fit_is_refused_with_what_would(llm, tmp_path) -> None:
@@ -62,6 +106,9 @@ def test_after_a_run_measured_stands_beside_planned(small_job, outcomes, tmp_pat
     assert outcome.values["step_s"] is None
     words = run_onetoken("plan", small_job.stage(2)).out
     assert "views of 576 x 16\n" in words
+    assert "assumed" not in words, "the run has counted all tokens"
+    assert "counted      up to" in words
+    assert "counted      texts of" in words
     assert "planned: unknown; name the GPUs with --cluster" in words
     steps = [
         run_onetoken("plan", small_job.stage(2), "--cluster", write_yaml(tmp_path / "c.yaml", spec), "--json")

@@ -8,8 +8,8 @@ from jobs.bench import train
 from jobs.bench.bounds import BOUNDS
 from jobs.bench.train_sides import call_modules, loop_over_frames
 from pipelines.train.model import OneTokenModel, build_model
-from pipelines.train.predict import StepShape, make_batch
 from pipelines.train.shape import ModelShape
+from pipelines.train.step_shape import StepShape, make_batch
 
 TINY = LlamaConfig(
     vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4

@@ -12,8 +12,8 @@ from operators.costs.flops import (
     count_prefill,
 )
 from operators.costs.shapes import LanguageShape, VisionShape
-from pipelines.sweep.costs import count_flops
-from pipelines.train.predict import StepShape
+from pipelines.sweep.costs import count_flops, count_step_flops
+from pipelines.train.step_shape import StepShape
 from schemas.configuration import build
 from schemas.training import TrainConfig
 
@@ -73,3 +73,38 @@ def test_fewer_tokens_cost_less() -> None:
         return count({"reducer": {"name": "average", "tokens": tokens}, "prefusion": {"layers": 0}})
 
     assert pooled(4) < pooled(16) < count({"reducer": "all", "prefusion": {"layers": 0}})
+
+
+def count_step(**memory: object) -> float:
+    """Forward and backward, of two frames of two examples."""
+    llm = LlamaConfig(
+        vocab_size=LLM.vocabulary,
+        hidden_size=LLM.width,
+        intermediate_size=LLM.inner_width,
+        num_hidden_layers=LLM.layers,
+        num_attention_heads=LLM.heads,
+    )
+    value = {
+        "corpus": "c",
+        "out": "o",
+        "stage": 2,
+        "model": {"llm": "x", "prefusion": {"layers": 2}},
+        "memory": memory,
+        "run": {"dtype": "float32"},
+    }
+    step = StepShape(
+        num_examples=2, num_tokens=TEXT, num_labels=4, num_frames=2, num_patches=144, encoder_width=16
+    )
+    config = build(value, TrainConfig, "test")
+    counted = count_step_flops(llm, config, step)
+    assert counted > 2 * count_flops(llm, config, step)
+    return counted
+
+
+def test_what_is_recomputed_counts() -> None:
+    """All but the head once more; of frames in chunks what stands before the language model twice."""
+    plain, layers = count_step(), count_step(checkpoint_layers=True)
+    chunks = count_step(checkpoint_layers=True, frames_per_chunk=1)
+    assert 1.25 * plain < layers < 1.4 * plain
+    assert layers < chunks < plain + 2.2 * (layers - plain)
+    assert chunks == count_step(checkpoint_layers=True, frames_per_chunk=3), "whatever their size"

@@ -19,8 +19,9 @@ from pipelines.train.loop import train
 from pipelines.train.lora import add_lora
 from pipelines.train.metrics import StepReport
 from pipelines.train.model import build_model
-from pipelines.train.predict import StepShape, predict
+from pipelines.train.predict import predict
 from pipelines.train.shape import ModelShape
+from pipelines.train.step_shape import StepShape
 from schemas.errors import ConfigError, MismatchError
 from schemas.training import LoraConfig, TrainConfig
 
