@@ -48,7 +48,7 @@ QuestionsOption = Annotated[
     typer.Option(
         "--questions",
         metavar="FILE",
-        help="The benchmark's question file as published; repeat it for several.",
+        help="The benchmark's question file as published; repeat it for several (annotations, parts, tasks).",
     ),
 ]
 PicturesOption = Annotated[
@@ -87,10 +87,10 @@ def evaluate_command(
     from pipelines.train.checkpoint import open_checkpoint
     from pipelines.train.untrained import with_reducer
 
-    if (benchmark is None) != (not questions):
-        raise ConfigError("--benchmark and --questions go together")
-    if benchmark is not None and corpus is not None:
-        raise ConfigError("give either --corpus or --benchmark")
+    of_questions = {"--pictures": pictures, "--limit": limit, "--answers": answers, "--encoder": encoder}
+    _check_options(benchmark, questions, corpus, [name for name, value in of_questions.items() if value])
+    if answers is not None and not answers.parent.is_dir():
+        raise ConfigError(f"--answers: there is no folder {answers.parent}; make it, or name another file")
     opened = with_reducer(open_checkpoint(checkpoint), read_reducer(reducer))
     with Reporter() as reporter:
         if benchmark is None:
@@ -159,6 +159,21 @@ def source_values(results: "Mapping[str, SourceResult]") -> dict[str, object]:
         }
         for name, one in results.items()
     }
+
+
+def _check_options(
+    benchmark: str | None, questions: list[Path] | None, corpus: str | None, of_questions: list[str]
+) -> None:
+    """Refuse what does not go together, and options that nothing would come of."""
+    if (benchmark is None) != (not questions):
+        raise ConfigError("--benchmark and --questions go together")
+    if benchmark is not None and corpus is not None:
+        raise ConfigError("give either --corpus or --benchmark")
+    if benchmark is None and of_questions:
+        raise ConfigError(
+            f"{', '.join(of_questions)}: of no use to stored features; name a benchmark with --benchmark and "
+            "--questions, or leave it out"
+        )
 
 
 def _read_benchmark(benchmark: str, paths: list[Path], limit: int | None) -> "list[Question]":

@@ -5,12 +5,14 @@
 | VQAv2 | questions JSON, annotations JSON | `COCO_val2014_000000000042.jpg` |
 | GQA | `testdev_balanced_questions.json` | `IMAGEID.jpg` |
 | TextVQA | `TextVQA_0.5.1_val.json` | `IMAGEID.jpg` |
-| POPE | `coco_pope_random.json`: JSON lines | as named |
+| POPE | `coco_pope_random.json`, `_popular`, `_adversarial`: JSON lines | as named |
 | MME | `TASK.txt`: picture, question, answer by tabs | `TASK/` as named |
 | ScienceQA | `problems.json` | `SPLIT/ID/image.png` |
 | MMBench | a TSV | in the file, base64 |
 
-Prompts are LLaVA-1.5's: a question, its choices by letter, and one line that tells how to answer.
+Prompts are LLaVA-1.5's: what is to know first, a question, its choices by letter, and one line that tells
+how to answer. Left out are the words that a text reader found in a picture, which LLaVA-1.5 tells with the
+questions of TextVQA: they are not in its question file.
 """
 
 import base64
@@ -161,31 +163,32 @@ def read_text_vqa(questions: bytes) -> list[Question]:
     ]
 
 
-def read_pope(lines: bytes) -> list[Question]:
-    """POPE.
+def read_pope(part: str, lines: bytes) -> list[Question]:
+    """One part of POPE, which its file is named by: random, popular or adversarial.
 
     Raises:
         ConfigError: a line is not of this layout.
     """
     return [
         Question(
-            question_id=str(one.question_id),
+            question_id=f"{part}-{one.question_id}",
             prompt=f"{one.text}\n{SHORT}",
             image=one.image,
             answers=(one.label,),
+            category=part,
         )
         for one in (_decode(line, _POPE, "POPE") for line in lines.splitlines() if line.strip())
     ]
 
 
 def read_mme(task: str, table: bytes) -> list[Question]:
-    """One task of MME.
+    """One task of MME; its lines end with a line feed and nothing else, whatever a question holds.
 
     Raises:
         ConfigError: a line has no three columns, or no yes or no.
     """
     questions: list[Question] = []
-    for number, line in enumerate(_text_of(table, "MME").splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(_text_of(table, "MME")), start=1):
         columns = line.split("\t")
         if len(columns) != 3 or columns[2].strip().lower() not in ("yes", "no"):
             raise ConfigError(f"MME {task}, line {number} is no picture, question, yes or no: {line[:80]!r}")
@@ -219,7 +222,7 @@ def read_science_qa(problems: bytes, split: str = "test") -> list[Question]:
     return [
         Question(
             question_id=key,
-            prompt=_ask_choice([one.question, one.hint and f"Context: {one.hint}"], one.choices),
+            prompt=_ask_choice([one.hint and f"Context: {one.hint}", one.question], one.choices),
             image=f"{split}/{key}/{one.image}" if one.image else None,
             answers=(letter_of(one.answer),),
             choices=tuple(one.choices),
@@ -233,7 +236,7 @@ def read_mmbench(table: bytes) -> list[Question]:
     """MMBench.
 
     Raises:
-        ConfigError: a column is missing, or a row has no picture or no answer among its choices.
+        ConfigError: it is no table, lacks a column, or has a row without picture or without a right choice.
     """
     with _long_cells():
         rows = csv.DictReader(io.StringIO(_text_of(table, "MMBench")), delimiter="\t")
@@ -294,5 +297,7 @@ def _long_cells() -> Generator[None]:
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield
+    except csv.Error as error:
+        raise ConfigError(f"this is no file of MMBench as it is published: {error}") from error
     finally:
         csv.field_size_limit(before)

@@ -2,10 +2,11 @@
 
 Sources: VQAv2 and TextVQA, the VQA challenge's accuracy (Agrawal et al. 2016, section 5); GQA (Hudson and
 Manning 2019), equality; POPE (Li et al. 2023, section 4), with the reading of yes and no that LLaVA-1.5
-publishes; MME (Fu et al. 2023, section 2.2), accuracy and accuracy+; ScienceQA (Lu et al. 2022) with LLaVA's
-reading of letters; MMBench (Liu et al. 2023, section 4), circular evaluation. MMBench as published asks a
-language model to read answers that are no letter; here a letter or a choice's own words count, and the rest
-is wrong and counted as unread.
+publishes, whose 85.9 is the mean of three F1s; MME (Fu et al. 2023, section 2.2), accuracy and accuracy+,
+LLaVA-1.5's 1510.7 being perception alone; ScienceQA (Lu et al. 2022) with LLaVA's reading of letters, by an
+expression whose period stands for any character; MMBench (Liu et al. 2023, section 4), circular evaluation.
+MMBench as published asks a language model to read answers that are no letter; here a letter or a choice's own
+words count, and the rest is wrong and counted as unread.
 """
 
 import re
@@ -21,7 +22,9 @@ Rule = Callable[[Sequence[Question], Sequence[str]], Score]
 MME_COGNITION: Final = frozenset(
     {"commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"}
 )
-_THE_ANSWER: Final = re.compile(r"The answer is ([A-Z])\.")
+_THE_ANSWER: Final = re.compile(r"The answer is ([A-Z]).")
+_MOST_CHOICES: Final = 5
+"""Of a problem of ScienceQA: more letters are none to the published reading."""
 _MARKS: Final = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _LONG_ANSWER_WORDS: Final = 3
 """In more words than that, a lone A is an article."""
@@ -47,25 +50,26 @@ def score_gqa(questions: Sequence[Question], answers: Sequence[str]) -> Score:
 
 
 def score_pope(questions: Sequence[Question], answers: Sequence[str]) -> Score:
-    """POPE: F1 of `yes`, with accuracy, precision, recall and the share of `yes`."""
-    said = [_reads_yes(answer) for answer in answers]
-    truth = [question.answers[0].lower() == "yes" for question in questions]
-    pairs = list(zip(said, truth, strict=True))
-    hits = sum(is_said and is_true for is_said, is_true in pairs)
-    precision = hits / sum(said) if any(said) else 0.0
-    recall = hits / sum(truth) if any(truth) else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    parts = {
-        "accuracy": share_of([is_said == is_true for is_said, is_true in pairs]),
-        "precision": 100 * precision,
-        "recall": 100 * recall,
-        "yes": share_of(said),
+    """POPE: F1 of `yes`, accuracy, precision, recall and the share of `yes`; means over the parts asked."""
+    pairs: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    for question, answer in zip(questions, answers, strict=True):
+        pairs[question.category].append((_reads_yes(answer), question.answers[0].lower() == "yes"))
+    found = {part: _measure_yes(values) for part, values in sorted(pairs.items())}
+    means = {
+        name: sum(one[name] for one in found.values()) / len(found)
+        for name in ("F1", "accuracy", "precision", "recall", "yes")
+        if found
     }
-    return Score(overall=100 * f1, parts=parts, num_questions=len(questions))
+    f1_of_parts = {f"F1 of {part}": one["F1"] for part, one in found.items() if part}
+    overall = means.pop("F1", 0.0)
+    return Score(overall=overall, parts=f1_of_parts | means, num_questions=len(questions))
 
 
 def score_mme(questions: Sequence[Question], answers: Sequence[str]) -> Score:
-    """MME: of each task accuracy and accuracy+ (both questions of a picture); their sum, perception first."""
+    """MME: of each task accuracy and accuracy+ (both questions of a picture), summed over perception's tasks.
+
+    Papers print that sum; that of cognition stands beside it, and is `overall` where nothing else was asked.
+    """
     read = [_read_mme(answer) for answer in answers]
     right = [found == question.answers[0].lower() for question, found in zip(questions, read, strict=True)]
     tasks: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
@@ -78,7 +82,7 @@ def score_mme(questions: Sequence[Question], answers: Sequence[str]) -> Score:
     cognition = sum((score for task, score in parts.items() if task in MME_COGNITION), start=0.0)
     perception = sum((score for task, score in parts.items() if task not in MME_COGNITION), start=0.0)
     return Score(
-        overall=perception + cognition,
+        overall=cognition if MME_COGNITION.issuperset(parts) else perception,
         parts=parts | {"perception": perception, "cognition": cognition},
         num_questions=len(questions),
         num_unread=sum(found == "other" for found in read),
@@ -154,6 +158,19 @@ def _score_agreement(
     return Score(overall=_mean_percent(shares), parts=parts, num_questions=len(questions))
 
 
+def _measure_yes(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+    """Percents of (whether it was said, whether it is true)."""
+    hits = sum(is_said and is_true for is_said, is_true in pairs)
+    num_said, num_true = (sum(flags) for flags in zip(*pairs, strict=True))
+    return {
+        "F1": 200 * hits / (num_said + num_true) if hits else 0.0,
+        "accuracy": share_of([is_said == is_true for is_said, is_true in pairs]),
+        "precision": 100 * hits / num_said if num_said else 0.0,
+        "recall": 100 * hits / num_true if num_true else 0.0,
+        "yes": 100 * num_said / len(pairs),
+    }
+
+
 def _reads_yes(answer: str) -> bool:
     """By the first sentence: `no` and `not` are no, everything else is yes."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
@@ -169,15 +186,13 @@ def _read_mme(answer: str) -> str:
 
 
 def _read_letter(answer: str, num_choices: int) -> str | None:
-    """A letter alone, a letter with a period in front, or one `The answer is X.`"""
-    letters = [letter_of(place) for place in range(num_choices)]
+    """A letter alone; one in front, with period and space; one `The answer is X` and a character after it."""
+    letters = [letter_of(place) for place in range(max(num_choices, _MOST_CHOICES))]
     answer = answer.strip()
-    if answer in letters:
-        return answer
-    if answer[:1] in letters and answer[1:3] == ". ":
-        return answer[0]
     found: list[str] = _THE_ANSWER.findall(answer)
-    return found[0] if len(found) == 1 and found[0] in letters else None
+    if answer in letters or (answer[:1] in letters and answer[1:3] == ". "):
+        found = [answer[0]]
+    return found[0] if len(found) == 1 and found[0] in letters[:num_choices] else None
 
 
 def _by_category(questions: Sequence[Question], right: Sequence[bool]) -> dict[str, float]:

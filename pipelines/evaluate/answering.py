@@ -67,8 +67,10 @@ def check_pictures(questions: Sequence[Question], pictures: Path | None) -> None
     """See that every picture is there.
 
     Raises:
-        ConfigError: it is not; the message counts them and names the first.
+        ConfigError: it is not, the message counts them and names the first; or a folder is named for nothing.
     """
+    if pictures is not None and all(question.image_bytes is not None for question in questions):
+        raise ConfigError("all pictures stand in the question file; leave --pictures out")
     named = sorted({question.image for question in questions if question.image is not None})
     if named and pictures is None:
         raise ConfigError(

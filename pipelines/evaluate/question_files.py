@@ -1,6 +1,7 @@
 """A benchmark's question files, wherever they lie on this machine, to questions."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -30,27 +31,46 @@ class Benchmark(StrEnum):
 
 
 def read_questions(benchmark: Benchmark, paths: Sequence[Path]) -> list[Question]:
-    """The questions of a benchmark; VQAv2 takes two files, MME its task files or their folder, others one.
+    """The questions of a benchmark, file by file.
+
+    VQAv2 takes two files, POPE one of each part, MME its task files or their folder, others one.
 
     Raises:
-        ConfigError: the files cannot be read, or are not in the benchmark's layout.
+        ConfigError: the files cannot be read, are not in the benchmark's layout, or ask nothing.
     """
+    questions = _read_all(benchmark, paths)
+    if not questions:
+        raise ConfigError(f"no question in {', '.join(map(str, paths))}")
+    return questions
+
+
+def _read_all(benchmark: Benchmark, paths: Sequence[Path]) -> list[Question]:
     match benchmark:
         case Benchmark.VQAV2:
             questions, annotations = _read(paths, 2, benchmark)
             return read_vqa(questions, annotations)
+        case Benchmark.POPE:
+            return _read_parts(read_pope, paths, benchmark)
         case Benchmark.MME:
-            files = [file for path in paths for file in _list_tasks(path)]
-            return [one for file in files for one in read_mme(file.stem, _read([file], 1, benchmark)[0])]
+            return _read_parts(read_mme, [file for path in paths for file in _list_tasks(path)], benchmark)
         case _:
             readers = {
                 Benchmark.GQA: read_gqa,
                 Benchmark.TEXTVQA: read_text_vqa,
-                Benchmark.POPE: read_pope,
                 Benchmark.SCIENCEQA: read_science_qa,
                 Benchmark.MMBENCH: read_mmbench,
             }
             return readers[benchmark](_read(paths, 1, benchmark)[0])
+
+
+def _read_parts(
+    read_part: Callable[[str, bytes], list[Question]], files: Sequence[Path], benchmark: Benchmark
+) -> list[Question]:
+    """Of files that are each named by a part of the benchmark."""
+    twice = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{benchmark}: two files are named {twice[0]}; name each part once")
+    return [one for file in files for one in read_part(file.stem, _read([file], 1, benchmark)[0])]
 
 
 def _read(paths: Sequence[Path], count: int, benchmark: Benchmark) -> list[bytes]:

@@ -12,12 +12,14 @@ from jobs.console import Reporter
 from jobs.evaluating import run_by_source
 from jobs.training_data import open_training_data
 from operators.collate import collate_training
+from operators.scoring import Question
 from pipelines.commit import load_manifest
+from pipelines.evaluate.answering import check_pictures
 from pipelines.stream.stream import FeatureStream
 from pipelines.train.answer import answer
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
-from schemas.errors import MismatchError
+from schemas.errors import ConfigError, MismatchError
 
 pytestmark = pytest.mark.usefixtures("outcomes")
 
@@ -119,19 +121,24 @@ def test_a_benchmark_from_file_to_score(small_job, tmp_path) -> None:
         {"question_id": number, "image": f"{number % 6}.png", "text": QUESTION, "label": label}
         for number, label in enumerate(["yes", "no"] * 10)
     ]
-    questions, answers = tmp_path / "pope.json", tmp_path / "answers.jsonl"
-    questions.write_text("\n".join(map(json.dumps, rows)))
-    media = small_job.folder / "media"
+    answers, media = tmp_path / "answers.jsonl", small_job.folder / "media"
+    named: list[object] = []
+    for part, some in (("random", rows[:12]), ("popular", rows[12:])):
+        (tmp_path / f"{part}.json").write_text("\n".join(map(json.dumps, some)))
+        named += ["--questions", tmp_path / f"{part}.json"]
     outcome = evaluate(
-        *(small_job.out(2), "--benchmark", "pope", "--questions", questions),
-        *("--pictures", media, "--answers", answers),
+        *(small_job.out(2), "--benchmark", "pope", *named, "--pictures", media, "--answers", answers)
     )
     assert outcome.status == 0, outcome.err
     written = [json.loads(line) for line in answers.read_text().splitlines()]
-    assert [row["question_id"] for row in written] == [str(number) for number in range(20)]
+    assert [row["question_id"] for row in written] == [
+        f"{'random' if number < 12 else 'popular'}-{number}" for number in range(20)
+    ]
     said = ["no" if {"No", "no", "not"} & set(row["answer"].split()) else "yes" for row in written]
-    right = sum(one == row["label"] for one, row in zip(said, rows, strict=True))
-    assert outcome.values["parts"]["accuracy"] == pytest.approx(100 * right / 20)
+    right = [one == row["label"] for one, row in zip(said, rows, strict=True)]
+    values = outcome.values
+    assert values["parts"]["accuracy"] == pytest.approx(50 * (sum(right[:12]) / 12 + sum(right[12:]) / 8))
+    assert values["overall"] == (values["parts"]["F1 of random"] + values["parts"]["F1 of popular"]) / 2
     alone = run_onetoken(
         "generate",
         small_job.out(2),
@@ -148,10 +155,20 @@ def test_a_benchmark_from_file_to_score(small_job, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--pictures", "media"), "--pictures: of no use"),
+        (("--limit", "3", "--corpus", "c"), "--limit: of no use"),
+        (("--answers", "a.jsonl"), "--answers: of no use"),
+        (("--encoder", "e", "--limit", "1"), "--limit, --encoder: of no use"),
+        (("--benchmark", "pope", "--questions", "x.json", "--answers", "no/a.jsonl"), "no folder no"),
         (("--benchmark", "pope"), "go together"),
         (("--benchmark", "nope", "--questions", "x.json"), "mmbench"),
         (("--benchmark", "pope", "--questions", "nowhere.json"), "nowhere.json"),
         (("--benchmark", "vqav2", "--questions", "x.json"), "needs 2"),
+        (
+            ("--benchmark", "pope", "--questions", "x.json", "--questions", "y/x.json"),
+            "two files are named x",
+        ),
+        (("--benchmark", "pope", "--questions", "/dev/null"), "no question in"),
         (("--benchmark", "pope", "--questions", "x.json", "--corpus", "c"), "either"),
     ],
 )
@@ -169,3 +186,11 @@ def test_a_missing_picture_ends_the_run(small_job, tmp_path) -> None:
         outcome = evaluate(small_job.out(2), *options, *more)
         assert outcome.status == 2
         assert words in outcome.said
+
+
+def test_a_folder_for_pictures_that_stand_in_the_file_is_refused(tmp_path) -> None:
+    inside = Question(question_id="1", prompt="?", answers=("A",), image_bytes=b"x")
+    check_pictures([inside], None)
+    check_pictures([inside, Question(question_id="2", prompt="?", answers=("A",))], tmp_path)
+    with pytest.raises(ConfigError, match="leave --pictures out"):
+        check_pictures([inside], tmp_path)

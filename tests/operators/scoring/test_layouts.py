@@ -2,6 +2,7 @@
 
 import base64
 import json
+from functools import partial
 
 import pytest
 
@@ -48,8 +49,9 @@ def test_text_vqa() -> None:
 
 def test_pope() -> None:
     row = {"question_id": 1, "image": "COCO_val2014_1.jpg", "text": "Is there a snow?", "label": "yes"}
-    (question,) = read_pope(encode(row) + b"\n\n")
+    (question,) = read_pope("random", encode(row) + b"\n\n")
     assert (question.image, question.answers) == ("COCO_val2014_1.jpg", ("yes",))
+    assert (question.question_id, question.category) == ("random-1", "random")
 
 
 def test_mme() -> None:
@@ -61,11 +63,21 @@ def test_mme() -> None:
         read_mme("color", b"a.jpg\tIs it red?\tmaybe")
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0b", "\x1c", "\r"])
+def test_a_line_of_mme_ends_where_its_file_ends_it(mark: str) -> None:
+    table = f"a.jpg\tIs it{mark}red?\tYes\r\na.jpg\tIs it blue?\tNo"
+    first, second = read_mme("color", table.encode())
+    assert first.prompt == f"Is it{mark}red?\n{SHORT}"
+    assert (first.answers, second.answers) == (("Yes",), ("No",))
+
+
 def test_science_qa() -> None:
     problem = {"question": "Which?", "choices": ["x", "y"], "answer": 1, "split": "test", "hint": "It is."}
     problems = {"5": problem | {"image": "image.png"}, "6": problem | {"split": "train"}}
     (question,) = read_science_qa(encode(problems))
-    assert question.prompt == f"Which?\nContext: It is.\nA. x\nB. y\n{LETTER}"
+    assert question.prompt == f"Context: It is.\nWhich?\nA. x\nB. y\n{LETTER}"
+    (bare,) = read_science_qa(encode({"5": problem | {"hint": ""}}))
+    assert bare.prompt == f"Which?\nA. x\nB. y\n{LETTER}"
     assert (question.image, question.answers) == ("test/5/image.png", ("B",))
     with pytest.raises(ConfigError, match="problem 5"):
         read_science_qa(encode({"5": problem | {"answer": 2}}))
@@ -91,9 +103,13 @@ def test_mmbench() -> None:
             read_mmbench((header + row).encode())
     with pytest.raises(ConfigError, match="no column"):
         read_mmbench(b"index\tquestion\n1\tx\n")
+    with pytest.raises(ConfigError, match="new-line character"):
+        read_mmbench(header.encode() + b"7\tWho\rare?\tnan")
 
 
-@pytest.mark.parametrize("read", [read_gqa, read_text_vqa, read_pope, read_science_qa, read_mmbench])
+@pytest.mark.parametrize(
+    "read", [read_gqa, read_text_vqa, partial(read_pope, "random"), read_science_qa, read_mmbench]
+)
 @pytest.mark.parametrize("data", [b"[]", b"{", b"\xff\xfe\x00", b'{"data": [{"question_id": null}]}'])
 def test_other_files_are_refused(read, data: bytes) -> None:
     with pytest.raises(ConfigError):

@@ -79,6 +79,44 @@ def test_pope_by_hand() -> None:
     assert score_pope([ask("yes")], ["no"]).overall == 0
 
 
+def test_pope_is_the_mean_of_its_parts() -> None:
+    """F1 of 2/3 (one hit, one miss) and of 4/5 (two hits, one false alarm); pooled it would be 6/8."""
+    questions = [ask("yes", category="random"), ask("yes", category="random")]
+    questions += [ask(label, category="popular") for label in ("yes", "yes", "no", "no")]
+    score = score_pope(questions, ["yes", "no", "yes", "yes", "yes", "no"])
+    assert score.overall == pytest.approx(50 * (2 / 3 + 4 / 5))
+    assert list(score.parts) == [
+        *("F1 of popular", "F1 of random"),
+        *("accuracy", "precision", "recall", "yes"),
+    ]
+    assert list(score.parts.values()) == pytest.approx(
+        [80, 200 / 3, (50 + 75) / 2, (100 + 200 / 3) / 2, (50 + 100) / 2, (50 + 75) / 2]
+    )
+
+
+def test_pope_of_three_published_files() -> None:
+    """A run of LLaVA-1.5 by its own script, printed in haotian-liu/LLaVA#626 with the mean 0.859883263717447.
+
+    Counts of random are printed there; false alarms of the others follow from their F1s, hits being the same.
+    """
+    questions: list[Question] = []
+    answers: list[str] = []
+    for part, (num_negative, num_alarms) in {
+        "random": (1410, 31),
+        "popular": (1500, 59),
+        "adversarial": (1500, 117),
+    }.items():
+        labels = ["yes"] * 1500 + ["no"] * num_negative
+        questions += [ask(label, category=part) for label in labels]
+        answers += ["Yes"] * 1183 + ["No"] * 317 + ["Yes"] * num_alarms + ["No"] * (num_negative - num_alarms)
+    score = score_pope(questions, answers)
+    assert score.num_questions == 8910
+    assert score.overall == pytest.approx(85.9883263717447)
+    assert score.parts["F1 of random"] == pytest.approx(87.17759764185703)
+    assert score.parts["F1 of popular"] == pytest.approx(86.28738147337709)
+    assert score.parts["F1 of adversarial"] == pytest.approx(84.5)
+
+
 def test_mme_by_hand() -> None:
     questions = [
         ask("yes", category="color", group="1"),
@@ -90,7 +128,8 @@ def test_mme_by_hand() -> None:
     ]
     score = score_mme(questions, ["Yes", "No, it", "yes", "maybe", "YES!", "no"])
     assert score.parts == {"color": 75 + 50, "code_reasoning": 200, "perception": 125, "cognition": 200}
-    assert (score.overall, score.num_unread) == (325, 1)
+    assert (score.overall, score.num_unread) == (125, 1), "papers print perception"
+    assert score_mme(questions[4:], ["yes", "no"]).overall == 200, "cognition, where nothing else was asked"
 
 
 def test_pictures_of_two_tasks_are_two_pictures() -> None:
@@ -108,6 +147,35 @@ def test_science_qa_by_hand() -> None:
     score = score_science_qa(questions, answers)
     assert (score.overall, score.num_unread) == (60, 2)
     assert score.parts == {"with a picture": 100}
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("The answer is C, since ice melts", "C"),
+        ("The answer is C", None),
+        ("The answer is C\n", None),
+        ("The answer is Cold.", "C"),
+        ("The answer is (C).", None),
+        ("The answer is C. The answer is C.", None),
+        ("The answer is D.", None),
+        ("A. The answer is C.", "A"),
+        ("D. The answer is C.", None),
+        ("F. The answer is C.", "C"),
+        (" C\n", "C"),
+        ("C.", None),
+        ("C. ice", "C"),
+        ("C) ice", None),
+        ("c", None),
+        ("", None),
+    ],
+)
+def test_letters_of_science_qa_are_read_as_published(answer: str, letter: str | None) -> None:
+    scores = [
+        score_science_qa([ask(right, choices=("iron", "wood", "ice"))], [answer]) for right in ("A", "B", "C")
+    ]
+    assert [score.overall for score in scores] == [100 * (letter == right) for right in ("A", "B", "C")]
+    assert {score.num_unread for score in scores} == {int(letter is None)}
 
 
 @pytest.mark.parametrize(
