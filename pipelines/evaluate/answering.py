@@ -1,8 +1,8 @@
-"""A checkpoint's answers to a benchmark's questions, each picture encoded once and seen as in training.
+"""A checkpoint's answers to a benchmark's questions: which pictures they need, and what is asked together.
 
 Pictures are looked for before anything is answered: one that is missing ends the run, so that no score is
-that of a part. Questions are answered picture by picture, in batches of like views; answers come in the order
-of the questions. Leaves out several pictures a question, and clips.
+that of a part. A `Responder` answers in batches, picture by picture, so that each is encoded once; answers
+come in the order of the questions. Leaves out several pictures a question, and clips.
 """
 
 import hashlib
@@ -10,17 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from operators.batch import MediumFeatures, TrainingExample
 from operators.scoring import Question
 from pipelines.engine import Progress, no_progress
-from pipelines.featurize.single import MediumEncoder
-from pipelines.stream.single_medium import look_at
-from pipelines.train.answer import answer
-from pipelines.train.assembly import restore
+from pipelines.evaluate.responder import Asked, AskedMedium, Responder
 from pipelines.train.checkpoint import Checkpoint
-from pipelines.train.precision import choose_device
-from schemas.errors import ConfigError, SampleError
-from schemas.record import MediumKind, Turn
+from schemas.errors import ConfigError
+from schemas.record import MediumKind
 
 BATCH_SIZE: Final = 16
 
@@ -50,14 +45,11 @@ def answer_questions(
         SampleError: a picture does not decode.
     """
     check_pictures(questions, pictures)
-    identity = checkpoint.state.identity
-    eyes = MediumEncoder(identity.spec, encoder or identity.encoder)
-    assembly = restore(checkpoint, to_train=False)
-    assembly.model.to(choose_device(checkpoint.config.run))
+    responder = Responder(checkpoint, encoder)
     answers: dict[int, str] = {}
     for batch in deal_questions(questions):
-        examples = _make_examples(checkpoint, eyes, [questions[place] for place in batch], pictures)
-        texts = answer(assembly, examples, max_new_tokens, checkpoint.config.run)
+        asked = [_ask(questions[place], pictures) for place in batch]
+        texts = responder.answer(asked, max_new_tokens, batch_size=BATCH_SIZE)
         answers.update(zip(batch, texts, strict=True))
         progress("questions", len(answers), len(questions))
     return [answers[place] for place in range(len(questions))]
@@ -102,30 +94,11 @@ def _picture_key(question: Question) -> str:
     return question.image or ""
 
 
-def _make_examples(
-    checkpoint: Checkpoint, eyes: MediumEncoder, questions: Sequence[Question], pictures: Path | None
-) -> list[TrainingExample]:
-    """Each with its picture; those of one picture share it."""
-    seen: dict[str, MediumFeatures] = {}
-    examples: list[TrainingExample] = []
-    for question in questions:
-        key = _picture_key(question)
-        if key and key not in seen:
-            seen[key] = _look_at(checkpoint, eyes, question, pictures)
-        media = (seen[key],) if key else ()
-        asked = f"{MediumKind.IMAGE.placeholder}\n{question.prompt}" if key else question.prompt
-        examples.append(TrainingExample(question.question_id, "benchmark", (Turn("human", asked),), media))
-    return examples
-
-
-def _look_at(
-    checkpoint: Checkpoint, eyes: MediumEncoder, question: Question, pictures: Path | None
-) -> MediumFeatures:
+def _ask(question: Question, pictures: Path | None) -> Asked:
     data = question.image_bytes
+    if question.image is None and data is None:
+        return Asked(question.prompt)
     if data is None:
         data = ((pictures or Path()) / (question.image or "")).read_bytes()
-    try:
-        return look_at(eyes, data, MediumKind.IMAGE, checkpoint.config)
-    except SampleError as error:
-        where = question.image or f"the picture of question {question.question_id}"
-        raise SampleError(error.code, f"{where}: {error.message}") from error
+    name = question.image or f"the picture of question {question.question_id}"
+    return Asked(question.prompt, (AskedMedium(MediumKind.IMAGE, data, name),))

@@ -1,19 +1,19 @@
 """A checkpoint that answers questions about media that are in no cache: one at a time, or in small batches.
 
-What others' benchmark harnesses need of a model: greedy answers, and how likely a given answer is. Media are
-encoded as the checkpoint's features were, so that an answer is that of `onetoken generate`. Leaves out
-sampling and beams.
+What benchmarks need of a model: greedy answers, and how likely a given answer is. Media are encoded as the
+checkpoint's features were, so that an answer is that of `onetoken generate`. Features of the last batch are
+kept: questions that follow each other about one medium encode it once. Leaves out sampling and beams.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from operators.batch import TrainingExample
+from operators.batch import MediumFeatures, TrainingExample
 from operators.collate import collate_training
 from operators.prompt import count_placeholders
 from pipelines.featurize.single import MediumEncoder
@@ -22,6 +22,7 @@ from pipelines.train.answer import answer
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import Checkpoint
 from pipelines.train.precision import choose_device, computing, dtype_of
+from schemas.errors import SampleError
 from schemas.record import MediumKind, Turn
 
 
@@ -30,7 +31,9 @@ class AskedMedium:
     """A picture or clip by its encoded bytes."""
 
     kind: MediumKind
-    data: bytes
+    data: bytes = field(repr=False)
+    name: str = field(default="", compare=False)
+    """What an error calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Responder:
         self._eyes = MediumEncoder(identity.spec, encoder or identity.encoder)
         self._assembly = restore(checkpoint, to_train=False)
         self._assembly.model.to(choose_device(self._config.run)).eval()
+        self._seen: dict[AskedMedium, MediumFeatures] = {}
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +93,7 @@ class Responder:
         """
         texts: list[str] = []
         for start in range(0, len(asked), batch_size):
-            examples = [self._make_example(one) for one in asked[start : start + batch_size]]
+            examples = self._make_examples(asked[start : start + batch_size])
             for _, alike in groupby(examples, key=_count_views):
                 found = answer(self._assembly, list(alike), max_new_tokens, self._config.run)
                 texts += [cut_off(text, until) for text in found]
@@ -102,8 +106,7 @@ class Responder:
             SampleError: as of `answer`.
         """
         model, prompter = self._assembly.model, self._assembly.prompter
-        example = self._make_example(asked, text)
-        batch = collate_training([example], prompter).to(self.device)
+        batch = collate_training(self._make_examples([asked], text), prompter).to(self.device)
         with torch.inference_mode(), computing(self.device, dtype_of(self._config.run)):
             rows, layout = model.splice(batch)
             states: Tensor = model.llm.base_model(inputs_embeds=rows, use_cache=False).last_hidden_state
@@ -114,12 +117,28 @@ class Responder:
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return Likelihood(float(losses.mean()), bool((logits.argmax(dim=1) == targets).all()))
 
-    def _make_example(self, asked: Asked, text: str | None = None) -> TrainingExample:
-        media = tuple(look_at(self._eyes, one.data, one.kind, self._config) for one in asked.media)
-        turns = [Turn("human", asked.prompt)]
-        if text is not None:
-            turns.append(Turn("gpt", text))
-        return TrainingExample("question", "asked", tuple(turns), media)
+    def _make_examples(self, asked: Sequence[Asked], text: str | None = None) -> list[TrainingExample]:
+        """Of one batch, each with the same answer."""
+        wanted = dict.fromkeys(medium for one in asked for medium in one.media)
+        self._seen = {medium: self._seen.get(medium) or self._look_at(medium) for medium in wanted}
+        answers = () if text is None else (Turn("gpt", text),)
+        return [
+            TrainingExample(
+                "question",
+                "asked",
+                (Turn("human", one.prompt), *answers),
+                tuple(self._seen[medium] for medium in one.media),
+            )
+            for one in asked
+        ]
+
+    def _look_at(self, medium: AskedMedium) -> MediumFeatures:
+        try:
+            return look_at(self._eyes, medium.data, medium.kind, self._config)
+        except SampleError as error:
+            if not medium.name:
+                raise
+            raise SampleError(error.code, f"{medium.name}: {error.message}") from error
 
 
 def cut_off(text: str, until: Sequence[str]) -> str:

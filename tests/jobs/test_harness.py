@@ -103,7 +103,7 @@ def test_a_loss_is_that_of_training_without_the_end(responder, documents, number
     """The summed loss of the product's own forward pass, less the token that ends the turn."""
     loss, is_greedy = weigh_request(responder, request(QUESTION, "red", show, number), documents)
     assembly = responder._assembly
-    example = responder._make_example(ask(QUESTION, show(documents[TASK][SPLIT][number])), "red")
+    (example,) = responder._make_examples([ask(QUESTION, show(documents[TASK][SPLIT][number]))], "red")
     batch = collate_training([example], assembly.prompter)
     with torch.inference_mode():
         rows, layout = assembly.model.splice(batch)

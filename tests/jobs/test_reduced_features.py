@@ -14,6 +14,7 @@ from infra.storage import open_storage
 from operators.collate import collate_training
 from operators.reducers import build_reducer, reduce_frames
 from operators.reducers.medium import MediumReducer
+from operators.scoring.layouts import SHORT
 from pipelines.commit import load_manifest, read_object
 from pipelines.featurize.attention import read_attention
 from pipelines.featurize.single import MediumEncoder
@@ -257,6 +258,22 @@ def test_a_picture_and_a_clip_are_reduced_without_training(job: SmallJob, tmp_pa
     for medium in (("--video", "v_red.mp4"), ("--image", "0.png")):
         asked = (medium[0], job.folder / "media" / medium[1], QUESTION)
         assert run_onetoken("generate", tmp_path / "llava", *asked, "--reducer", "prumerge").status == 0
+    check_benchmark(job, tmp_path)
+
+
+def check_benchmark(job: SmallJob, folder: Path) -> None:
+    """A benchmark's question gets the answer of `generate` with the same reducer, not the one without."""
+    questions, answers = folder / "pope.json", folder / "answers.jsonl"
+    questions.write_text(json.dumps({"question_id": 1, "image": "0.png", "text": QUESTION, "label": "no"}))
+    media = job.folder / "media"
+    options = ("--benchmark", "pope", "--questions", questions, "--pictures", media, "--answers", answers)
+    said: list[str] = []
+    for reducer in ((), ("--reducer", "{name: average, tokens: 1}")):
+        assert run_onetoken("evaluate", folder / "llava", *options, *reducer).status == 0
+        said.append(json.loads(answers.read_text())["answer"])
+        alone = ("--image", media / "0.png", f"{QUESTION}\n{SHORT}", "--max-new-tokens", 16, "--json")
+        assert run_onetoken("generate", folder / "llava", *alone, *reducer).values["answer"] == said[-1]
+    assert said[0] != said[1]
 
 
 @pytest.mark.slow
