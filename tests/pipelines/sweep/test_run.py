@@ -1,14 +1,19 @@
 """Runs that fail, die or are done already; the trainers here train nothing."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
 import pipelines.sweep.run
-from pipelines.engine import SerialEngine
+from infra.ray_cluster import ray_cluster
+from pipelines.engine import Engine, SerialEngine
 from pipelines.process_engine import ProcessesEngine
+from pipelines.ray_engine import RayEngine
 from pipelines.sweep.run import ERROR_NAME, VariantWorker, run_variants
 from pipelines.sweep.store import (
     OUTCOME_NAME,
@@ -119,8 +124,24 @@ def test_what_is_finished_is_not_trained_again_and_what_failed_is(tmp_path) -> N
     assert [count_tries(tmp_path / name) for name in (*names, "is new")] == [2, 1, 1]
 
 
-def test_a_run_that_kills_its_workers_does_not_end_the_sweep(tmp_path) -> None:
-    with ProcessesEngine(1) as engine:
+def processes() -> AbstractContextManager[Engine]:
+    return ProcessesEngine(1)
+
+
+@contextmanager
+def ray() -> Iterator[Engine]:
+    with ray_cluster(num_cpus=2):
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield RayEngine()
+
+
+@pytest.mark.parametrize(
+    "open_engine", [processes, pytest.param(ray, marks=[pytest.mark.slow, pytest.mark.ray])]
+)
+def test_a_run_that_kills_its_workers_does_not_end_the_sweep(tmp_path, open_engine) -> None:
+    with open_engine() as engine:
         rows = run_all(tmp_path, ["kills", "is well"], engine)
     assert rows["kills"].error is not None
     assert rows["kills"].error.kind == "WorkerLostError"
