@@ -21,7 +21,8 @@ from pipelines.evaluate.harness_requests import (
     read_visual,
     weigh_request,
 )
-from pipelines.evaluate.responder import Asked, Responder, cut_off
+from pipelines.evaluate.responder import Asked, AskedMedium, Responder, cut_off
+from pipelines.stream.single_medium import look_at
 from pipelines.train.checkpoint import open_checkpoint
 from schemas.errors import ConfigError, SampleError
 from schemas.record import MediumKind, Turn
@@ -185,6 +186,27 @@ def test_media_stand_where_the_question_has_them() -> None:
 def test_too_many_places_are_told(responder) -> None:
     with pytest.raises(SampleError):
         responder.answer([Asked("<image> or <image>?", (read_visual(Image.new("RGB", (40, 40))),))], 1)
+
+
+def test_a_medium_is_encoded_once_for_questions_in_a_row(responder, monkeypatch) -> None:
+    encoded: list[bytes] = []
+
+    def count(eyes, data, *more):
+        encoded.append(data)
+        return look_at(eyes, data, *more)
+
+    monkeypatch.setattr("pipelines.evaluate.responder.look_at", count)
+    first, second = (read_visual(Image.new("RGB", (40, 40), color)) for color in ("red", "blue"))
+    media = [first, first, second, first]
+    asked = [Asked(f"{QUESTION} {number}", (medium,)) for number, medium in enumerate(media)]
+    answers = responder.answer(asked, 2)
+    assert encoded == [first.data, second.data, first.data]
+    assert answers == [responder.answer([one], 2)[0] for one in asked]
+
+
+def test_what_does_not_decode_is_named(responder) -> None:
+    with pytest.raises(SampleError, match=r": 0/9\.png: "):
+        responder.answer([Asked("?", (AskedMedium(MediumKind.IMAGE, b"no picture", "0/9.png"),))], 1)
 
 
 def test_an_answer_ends_where_it_is_cut() -> None:
