@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NODES = 1000
 MEAN_IMAGE_BYTES = 120_000
+HOUR_S = 3600
 MAX_SHARDS = 1_000_000
 """A manifest names every shard: of more it would take gigabytes, and this process five times as many."""
 
@@ -43,7 +44,7 @@ def simulate_recipe(
             "a build is simulated on the GPUs of a cluster, a worker each, and it has none: set `gpus`"
         )
     model = ClusterModel(
-        nodes=spec.nodes, slots=spec.gpus, mean_time_to_failure_s=3600 * spec.hours_to_failure
+        nodes=spec.nodes, slots=spec.gpus, mean_time_to_failure_s=HOUR_S * spec.hours_to_failure
     )
     tower = find_encoder_shape(recipe.encoder.model).shape
     num_items, item_bytes = items, MEAN_IMAGE_BYTES
@@ -78,11 +79,15 @@ def _check_shards(job: "SimulatedJob") -> None:
         )
 
 
+def _tell_time(seconds: float) -> str:
+    return f"{seconds / HOUR_S:,.2f} h" if seconds >= HOUR_S else f"{seconds:,.0f} s"
+
+
 def _tell_assumed(job: "SimulatedJob") -> str:
     model = job.cluster
     return (
         f"  assumed: a view takes a GPU {1000 * job.view_s:.2g} ms; a machine fails every "
-        f"{model.mean_time_to_failure_s / 3600:,.0f} h and is away for {model.repair_s / 60:.0f} min, one of "
+        f"{model.mean_time_to_failure_s / HOUR_S:,.0f} h and is away for {model.repair_s / 60:.0f} min, one of "
         f"{1 / model.cut_share:.0f} is only cut off; a worker starts in {model.start_s:.0f} s"
     )
 
@@ -91,7 +96,7 @@ def _simulation_lines(run: "SimulatedRun", model: "ClusterModel") -> list[str]:
     return [
         f"{run.items:,} items in {run.shards:,} shards on {model.nodes:,} simulated machines "
         f"of {model.slots} GPUs",
-        f"  {run.build_s / 3600:,.2f} h; without failures and tail {run.ideal_s / 3600:,.2f} h",
+        f"  {_tell_time(run.build_s)}; without starts, failures and tail {_tell_time(run.ideal_s)}",
         f"  tail: {run.tail_s:,.0f} s from 99 % of the shards to the last",
         f"  commits a second: {run.commits_per_s:,.1f}, at most {run.most_commits_per_s:,.1f}",
         f"  {run.failures:,} machines failed, {run.cut:,} of them only cut off: "

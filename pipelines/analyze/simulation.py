@@ -61,7 +61,7 @@ class SimulatedRun:
     shards: int
     build_s: float
     ideal_s: float
-    """All work that counts, on all workers, without failures and tail."""
+    """All work that counts, on all workers, without their starts, failures and tail."""
     tail_s: float
     """From 99 % of the units to the last."""
     commits_per_s: float
