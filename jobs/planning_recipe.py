@@ -18,6 +18,7 @@ from jobs.planning_actual import (
     sample_lines,
     sample_reduced,
 )
+from jobs.planning_assumed import list_assumptions
 from jobs.totals import in_table
 from schemas.cluster import ClusterSpec
 from schemas.recipe import CodecConfig, Recipe
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 CODECS = ("fp16", "int8", "compact")
 TERA = 1e12
+TEXT_TOKENS = 120
+"""Of an example, in the plan of its training."""
 
 
 def plan_recipe(
@@ -68,7 +71,7 @@ def plan_recipe(
     reporter.say("measuring this machine for a minute")
     speed = calibrate(recipe.views, tower, with_encoder=not cluster.num_gpus)
     view_bytes = measure_cached_view(recipe, tower.patches, tower.width)
-    model = TrainedModel(llm=VICUNA_7B, text_tokens=120, tower=tower)
+    model = TrainedModel(llm=VICUNA_7B, text_tokens=TEXT_TOKENS, tower=tower)
     clip_seconds = _count_clip_seconds(recipe, counts)
     plan = plan_build(counts, view_bytes, clip_seconds, speed, cluster, model, passes)
     sizes = {name: measure_view_bytes(CodecConfig(name=name), tower.patches, tower.width) for name in CODECS}
@@ -81,6 +84,10 @@ def plan_recipe(
         *_verdict_lines(plan),
     ]
     values = _make_values(plan, sizes, reduced, speed)
+    known = {"has_cluster": cluster_path is not None, "has_seconds": _has_seconds(recipe, counts)}
+    assumed = [*list_assumptions(recipe, model, cluster, found, **known)]
+    values["assumed"] = assumed
+    lines += (f"assumed: {one}" for one in assumed)
     if storage and manifest and manifest.features:
         caches = list_caches(manifest, plan, BYTES_PER_HALF * tower.patches * tower.width)
         sample = sample_reduced(storage, manifest)
@@ -92,10 +99,14 @@ def plan_recipe(
 
 def _count_clip_seconds(recipe: Recipe, counts: "CorpusCounts") -> float:
     """Of all clips: stated lengths; of an ingested corpus that states none of some, a second a view."""
-    stated = [source.counts for source in recipe.sources if source.counts]
-    if not counts.is_exact or len(stated) == len(recipe.sources):
+    if _has_seconds(recipe, counts):
+        stated = [source.counts for source in recipe.sources if source.counts]
         return sum(one.unique_videos * one.video_s for one in stated)
     return counts.videos.views / (recipe.views.video.fps or 1.0)
+
+
+def _has_seconds(recipe: Recipe, counts: "CorpusCounts") -> bool:
+    return not counts.is_exact or all(source.counts for source in recipe.sources)
 
 
 def _count_lines(plan: "BuildPlan") -> Iterator[str]:

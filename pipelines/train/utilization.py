@@ -18,8 +18,6 @@ from pipelines.train.model import OneTokenModel
 
 DENSE_BF16_FLOPS: Final = {
     "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100": 989e12,
     "A100": 312e12,
@@ -30,9 +28,12 @@ DENSE_BF16_FLOPS: Final = {
     "A10": 125e12,
     "L4": 121e12,
 }
-"""Dense bfloat16 with fp32 sums, per second, by whole words of the device's name; the first that fits."""
-_OTHERWISE: Final = frozenset({"Laptop", "D", "MIG"})
-"""Words of devices that can do less than their name says."""
+"""Dense bfloat16 with fp32 sums, per second, by whole words of the device's name; the first that fits.
+
+As the vendor's data sheets have it; where these count sparse matrices, half of that.
+"""
+_OTHERWISE: Final = frozenset({"Laptop", "D", "MIG", "NVL"})
+"""Words of devices that can do less than their name says; how much less is not known here."""
 
 
 def peak_flops(device: torch.device) -> float | None:

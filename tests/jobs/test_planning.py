@@ -45,7 +45,19 @@ def test_a_recipe_is_planned_from_its_counts(tmp_path) -> None:
     assert values["codec_bytes"]["fp16"] == 1500 * (576 * 2048 + 2048)
     assert values["reduced"]["prumerge_plus"]["share"][1] < 0.27
     assert values["training_gpu_hours"]["stage 2"] > 0
+    assumed = " ".join(values["assumed"])
+    for word in (
+        *("vicuna-7b", "4 pre-fusion layers", "C=1", "1 view a picture", "120 text tokens"),
+        *("stage 1 passes 1 time", "stage 2 2 times", "2 and 3 times its forward pass"),
+        "312 TFLOPS a GPU, of which training reaches 40% and the encoder 20%; 1 GB/s a machine",
+    ):
+        assert word in assumed
+    assert "one A100" not in assumed
+    assert "assumed: one A100, for want of --cluster" in run_onetoken("plan", recipe).out
     words = run_onetoken("plan", recipe, "--cluster", cluster).out
+    assert [line for line in words.splitlines() if line.startswith("assumed: ")] == [
+        f"assumed: {one}" for one in values["assumed"]
+    ]
     for word in ("TB", "CPU-core hours", "GPU hours to train stage 1", "S3 requests", "caching"):
         assert word in words
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml", "r.yaml"], "nothing is written"

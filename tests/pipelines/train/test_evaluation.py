@@ -112,6 +112,9 @@ def test_weights_in_four_bits_count_as_many_as_they_stand_for() -> None:
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H200 NVL", None),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L40", 181e12),
