@@ -34,17 +34,17 @@ def list_assumptions(
 
     views = "1 view" if model.views_per_frame == 1 else f"{model.views_per_frame} views"
     yield (
-        f"{model.llm.name} is trained with {model.prefusion_layers} pre-fusion layers, C={model.grid}, {views} "
-        f"a picture, {model.text_tokens} text tokens and at most one medium an example"
+        f"{model.llm.name} is trained with {model.prefusion_layers} pre-fusion layers, C={model.grid}, "
+        f"{views} a picture, {model.text_tokens} text tokens and at most one medium an example"
     )
     yield (
         f"stage 1 passes {PASSES[1]} time over all examples and stage 2 {PASSES[2]} times; a step takes "
         f"{BACKWARD[1]:g} and {BACKWARD[2]:g} times its forward pass: no layer is recomputed"
     )
     yield (
-        f"{'' if has_cluster else 'one A100, for want of --cluster: '}{cluster.gpu_tflops:g} TFLOPS a GPU, of "
-        f"which training reaches {cluster.training_share:.0%} and the encoder {cluster.encoding_share:.0%}; "
-        f"{cluster.network_gb_s:g} GB/s a machine"
+        f"{'' if has_cluster else 'one A100, for want of --cluster: '}{cluster.gpu_tflops:g} TFLOPS a GPU, "
+        f"of which training reaches {cluster.training_share:.0%} and the encoder "
+        f"{cluster.encoding_share:.0%}; {cluster.network_gb_s:g} GB/s a machine"
     )
     if found.is_assumed:
         yield f"{recipe.encoder.model} is as large as ViT-L/14 at 336 pixels"
