@@ -10,7 +10,7 @@ what it said, which a good row of the file says, too, has to name the media that
 good row: of records that say the same about two pictures, a good one and a rejected one could change places,
 and the first would be written twice and the other never.
 
-Rows are compared by 64-bit marks (`row_marks.py`), so 20 bytes a record are held here. It costs a second
+Rows are compared by 64-bit marks (`row_marks.py`), so some 50 bytes a record are held here. It costs a second
 parse of the files, and a pass over the tables. What it does not see, for tables name no paths: that a good
 row says the same about other media now, be it that two of them changed places; such examples stay as they
 were ingested. Nor does it see that pictures in rows changed, or rows that `take` left out.
@@ -37,6 +37,8 @@ from schemas.errors import MismatchError
 
 Rows = Int64[np.ndarray, " rows"]
 Marks = UInt64[np.ndarray, " rows"]
+Names = UInt64[np.ndarray, " quarantined"]
+"""Marks of media; of rows in quarantine, none of others."""
 
 
 def check_places(run: IngestRun, ranges: Sequence[RangeUnit], tables: Sequence[KeptTable]) -> None:
@@ -72,14 +74,13 @@ class _Kept:
         self.files = np.frombuffer(b"".join(one.files for one in tables), np.int32)
         self.rows: Rows = np.frombuffer(b"".join(one.rows for one in tables), np.int64)
         self.marks: Marks = np.frombuffer(b"".join(one.marks for one in tables), np.uint64)
-        names = b"".join(one.names for one in tables)
-        self.names: Marks = np.frombuffer(names or bytes(len(self.marks) * 8), np.uint64)
+        self.names: Names = np.frombuffer(b"".join(one.names for one in tables), np.uint64)
 
-    def of_file(self, place: int) -> tuple[Rows, Marks, Marks]:
+    def of_file(self, place: int) -> tuple[Rows, Marks, Names]:
         """Rows of a file, ascending, their marks, and those of their names."""
         (here,) = np.nonzero(self.files == place)
         here = here[np.argsort(self.rows[here])]
-        return self.rows[here], self.marks[here], self.names[here]
+        return self.rows[here], self.marks[here], self.names[here] if len(self.names) else self.names
 
 
 def _with_quarantined(
@@ -101,11 +102,11 @@ def _find_inside(unit: RangeUnit, rows: Rows) -> list[int]:
 
 
 def _check_file(
-    one: AnnotationInput, standing: Sequence[StandingMarks], kept: dict[Kept, tuple[Rows, Marks, Marks]]
+    one: AnnotationInput, standing: Sequence[StandingMarks], kept: dict[Kept, tuple[Rows, Marks, Names]]
 ) -> None:
     """See that the rows of a file are where they were."""
     found: Marks = np.frombuffer(b"".join(piece.marks for piece in standing), np.uint64)
-    names: Marks = np.frombuffer(b"".join(piece.names for piece in standing), np.uint64)
+    names: Names = np.frombuffer(b"".join(piece.names for piece in standing), np.uint64)
     advice = "row numbers mean other records: run `onetoken ingest`"
     for kind in (Kept.EXAMPLES, Kept.DUPLICATES):
         rows, marks, _ = kept[kind]
