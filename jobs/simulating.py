@@ -87,8 +87,8 @@ def _tell_assumed(job: "SimulatedJob") -> str:
     model = job.cluster
     return (
         f"  assumed: a view takes a GPU {1000 * job.view_s:.2g} ms; a machine fails every "
-        f"{model.mean_time_to_failure_s / HOUR_S:,.0f} h and is away for {model.repair_s / 60:.0f} min, one of "
-        f"{1 / model.cut_share:.0f} is only cut off; a worker starts in {model.start_s:.0f} s"
+        f"{model.mean_time_to_failure_s / HOUR_S:,.0f} h and is away for {model.repair_s / 60:.0f} min, one "
+        f"of {1 / model.cut_share:.0f} is only cut off; a worker starts in {model.start_s:.0f} s"
     )
 
 

@@ -57,6 +57,8 @@ def assemble(config: TrainConfig, encoder_width: int) -> Assembly:
     if start.config.model.lora is not None:
         _adapt(assembly.model, start.config)
     load_weights(assembly.model, start, ("llm", "projector") if start.state.stage == 1 else None)
+    if start.state.stage == 1:
+        assembly.model.copy_to_prefusion()
     if start.config.model.lora is None:
         _adapt(assembly.model, config)
     return assembly

@@ -84,9 +84,8 @@ def start_from_foreign(model: OneTokenModel, path: Path) -> tuple[str, ...]:
         CorruptError: a file cannot be read.
     """
     parts = load_foreign(model, read_foreign(path), str(path))
-    is_copied = model.shape.prefusion_init == "copy"
-    if model.prefusion is not None and is_copied and "prefusion" not in parts:
-        model.prefusion.copy_layers(cast(Any, model.llm.base_model).layers)
+    if "prefusion" not in parts:
+        model.copy_to_prefusion()
     return parts
 
 

@@ -117,11 +117,13 @@ def sum_losses(
 def agree_on_passes(
     assembly: Assembly, rounds: Sequence[ModelBatch | None], processes: Processes
 ) -> list[int]:
-    """How often the vision modules run in each round."""
+    """How often the vision modules run in each round: everywhere as often as one process needs.
+
+    Where none has vision they don't run. They get no gradient then, rather than zeros that would move them on
+    by their moments: a step of text alone is the same on any number of processes.
+    """
     needed = [0 if batch is None else assembly.model.count_passes(batch) for batch in rounds]
-    if processes.is_alone:
-        return needed
-    return [max(1, int(count)) for count in processes.largest(needed)]
+    return needed if processes.is_alone else [int(count) for count in processes.largest(needed)]
 
 
 def _empty_batch() -> ModelBatch:

@@ -94,11 +94,20 @@ class OneTokenModel(nn.Module):
                     positions=shape.positions,
                 )
             if shape.num_prefusion_layers:
-                self.prefusion = build_prefusion(llm, shape)
+                self.prefusion = Prefusion(llm.config, shape.num_prefusion_layers, shape.prefusion_init)
+                self.copy_to_prefusion()
         for module in (self.projector, self.compressor, self.prefusion):
             if module is not None:
                 _match_weights(module, embeddings.weight)
         self._plan_recomputing()
+
+    def copy_to_prefusion(self) -> None:
+        """Where pre-fusion starts as a copy of the language model's first layers: copy them.
+
+        A model is built so; it is for who loads other weights of the language model afterwards.
+        """
+        if self.prefusion is not None and self.shape.prefusion_init == "copy":
+            self.prefusion.copy_layers(cast("nn.ModuleList", self.llm.base_model.layers))
 
     def _plan_recomputing(self) -> None:
         """Recompute layer by layer; chunks of frames are recomputed around that."""
@@ -326,14 +335,6 @@ def build_pooling(config: ReducerConfig) -> Reducer | None:
     if config.is_trained or config.needs_focus or config.name == "all":
         return None
     return build_reducer(config)
-
-
-def build_prefusion(llm: PreTrainedModel, shape: ModelShape) -> Prefusion:
-    """Fresh pre-fusion layers of the language model's kind, started as the shape says."""
-    prefusion = Prefusion(llm.config, shape.num_prefusion_layers, shape.prefusion_init)
-    if shape.prefusion_init == "copy":
-        prefusion.copy_layers(cast("nn.ModuleList", llm.base_model.layers))
-    return prefusion
 
 
 def build_model(

@@ -39,12 +39,15 @@ class SharedSteps(CountedSteps):
             yield mine + [[] for _ in range(num_rounds - len(mine))]
 
     def example(self, index: int) -> TrainingExample:
-        """`second`: every other micro-batch has no picture, and with two processes one process has none."""
+        """`second`: every other micro-batch has no picture, and with two processes one process has none;
+        `steps`: the first of three steps has pictures, and the two after it have none.
+        """
         is_text = {
             "none": False,
             "some": index % 7 == 6,
             "all": True,
             "second": index // self.micro_batch % 2 == 1,
+            "steps": index // self.batch % 3 > 0,
         }
         example = color_example(index, frames=1 + index % 3, text_only=is_text[self.text_only])
         if index not in self.poisoned:

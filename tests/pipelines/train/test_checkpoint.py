@@ -189,6 +189,21 @@ def test_stage_2_starts_from_stage_1(llm: Path, tmp_path: Path) -> None:
     assert all(torch.equal(begun[name], untrained[name]) for name in new)
 
 
+def test_copied_prefusion_is_of_the_weights_that_were_started_from(tmp_path: Path) -> None:
+    """Not of those that the model was built with, which another seed draws."""
+    save_language_model(tmp_path / "llm")
+    first = train(tiny_run(tiny_config(tmp_path / "llm", tmp_path / "one", 1, run={"steps": 1})))
+    start = {"start_from": str(first), "prefusion": {"init": "copy", "layers": 2}}
+    torch.manual_seed(1)
+    model = assemble(tiny_config(tmp_path / "llm", tmp_path / "two", model=start), WIDTH).model
+    assert model.prefusion is not None
+    stored = read_tensors(first / "model.safetensors")
+    copied = model.prefusion.layers[0].state_dict()
+    assert len(copied) > 5
+    for name, tensor in copied.items():
+        assert torch.equal(tensor, stored[f"llm.model.layers.0.{name}"]), name
+
+
 def test_stage_2_goes_on_from_stage_2(llm: Path, trained: Path) -> None:
     begun = assemble(tiny_config(llm, Path("none"), model={"start_from": str(trained)}), WIDTH).model
     stored = read_tensors(trained / "model.safetensors")

@@ -76,15 +76,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = {"data": {"batch": 6, "micro_batch": 6}, "run": {"save_every": 2, "keep_last": None}}
     jobs = [make_job(folder, f"world{world}", world) for world in (1, 2, 4)]
     jobs.append(make_job(folder, "whole", 1, sections=whole))
+    often = jobs[0]["sections"] | {"run": {"save_every": 1, "keep_last": None}}
     for world in (1, 2):
         jobs.append(make_job(folder, f"second{world}", world, text_only="second"))
         jobs.append(make_job(folder, f"text{world}", world, text_only="all", steps=1))
         jobs.append(make_job(folder, f"first{world}", world, stage=1, text_only="none", steps=2))
+        jobs.append(make_job(folder, f"steps{world}", world, text_only="steps", sections=often))
     jobs.append(make_job(folder, "fewer", 4, steps=2))
     jobs.append(make_job(folder, "fewer", 2, resume=True))
     jobs.append(make_job(folder, "again", 2, steps=2))
     jobs.append(make_job(folder, "again", 2, resume=True))
-    often = jobs[0]["sections"] | {"run": {"save_every": 1}}
     jobs.append(make_job(folder, "poisoned", 2, poisoned=[9], sections=often))
     jobs.append(make_job(folder, "apart", 2, steps=2))
     jobs.append(make_job(folder, "apart", 2, resume=True, apart=[1]))
@@ -136,13 +137,35 @@ def test_the_cut_into_micro_batches_does_not_matter(folder: Path) -> None:
     assert [one[0] for one in cut] == pytest.approx([one[0] for one in whole], rel=2e-5)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("second", STEPS), ("text", 1), ("first", 2)])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("second", STEPS),
+        ("text", 1),
+        ("first", 2),
+        ("steps", STEPS),
+    ],
+)
 def test_a_process_without_pictures_keeps_up(folder: Path, name: str, steps: int) -> None:
-    """One process has text only; nobody has a picture; in stage 1, one has no examples."""
+    """One process has text only; nobody has a picture, ever or after the first step; in stage 1, one has no
+    examples.
+    """
     one, two = reports_of(folder, f"{name}1", 1), reports_of(folder, f"{name}2", 2)
     assert len(two) == steps
     assert [report[0] for report in two] == pytest.approx([report[0] for report in one], rel=2e-5)
     assert_close(folder, f"{name}1", f"{name}2", steps)
+
+
+def test_modules_that_nobody_ran_stay_as_they_were(folder: Path) -> None:
+    """In steps of text alone their moments rest, too."""
+    for world in (1, 2):
+        seen, unseen = (
+            read_tensors(folder / f"steps{world}/step-{step:06d}/model.safetensors") for step in (2, 3)
+        )
+        still = {name.partition(".")[0] for name in seen if torch.equal(seen[name], unseen[name])}
+        moved = {name.partition(".")[0] for name in seen if not torch.equal(seen[name], unseen[name])}
+        assert {"projector", "compressor", "prefusion"} <= still
+        assert moved == {"llm"}
 
 
 @pytest.mark.skipif(not HAS_PEFT, reason="needs peft")
