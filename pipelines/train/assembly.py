@@ -18,6 +18,7 @@ from operators.prompt import Prompter
 from operators.tokenizer import Tokenizer
 from pipelines.train.checkpoint import Checkpoint, load_weights, open_checkpoint
 from pipelines.train.foreign import start_from_foreign
+from pipelines.train.llama_like import check_language_model
 from pipelines.train.lora import add_lora, fold_lora
 from pipelines.train.model import OneTokenModel, build_model
 from pipelines.train.precision import cast_weights, dtype_of, trained_dtype_of
@@ -101,7 +102,8 @@ def load_language_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """A pretrained causal language model, by name or folder.
 
     Raises:
-        ConfigError: it cannot be loaded, lacks weights, or is not built like Llama.
+        ConfigError: it cannot be loaded, lacks weights, is not built like Llama, or does what its parts do
+            not show.
     """
     try:
         with quiet_transformers():
@@ -115,22 +117,6 @@ def load_language_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
         raise ConfigError(f"the files of `model.llm: {name}` lack weights: {', '.join(missing[:3])}")
     check_language_model(llm, name)
     return llm
-
-
-def check_language_model(llm: PreTrainedModel, name: str) -> None:
-    """Refuse a model that is not built like Llama.
-
-    Raises:
-        ConfigError: naming the parts that it lacks.
-    """
-    body = cast(object, llm.base_model)
-    lacking = [part for part in ("embed_tokens", "layers", "norm") if not hasattr(body, part)]
-    if lacking or llm.get_output_embeddings() is None:
-        missing = ", ".join(lacking) or "an output head"
-        raise ConfigError(
-            f"`model.llm: {name}` is a {type(llm).__name__} and lacks {missing}; use a model built like "
-            "Llama (Vicuna, Llama 3, TinyLlama, Mistral, Qwen2, Phi-3)"
-        )
 
 
 def load_tokenizer(name: str) -> Tokenizer:
