@@ -1,11 +1,9 @@
 """The key names of the published LLaVA-Mini weights, both ways.
 
-Loading copies into a model's parameters and never draws anything anew; a tensor that is missing, unknown or
-of another shape stops it. The published table of query positions is a fixed formula here: it is written on
-export, compared on loading. Keys of a vision tower are passed over, since features come from the cache.
+The published table of query positions is a fixed formula here: it is written on export, compared on loading.
+Keys of a vision tower are passed over, since features come from the cache.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -63,41 +61,6 @@ def published_weights(model: OneTokenModel) -> dict[str, Tensor]:
     if isinstance(model.compressor, Compressor):
         weights[POSITION_KEY] = _query_positions(model).to(model.compressor.query)
     return weights
-
-
-def load_published(model: OneTokenModel, weights: Mapping[str, Tensor]) -> None:
-    """Copy published weights into a model.
-
-    Raises:
-        MismatchError: keys or shapes differ from the model's, or the table of positions does.
-    """
-    given = {
-        own_name(key): tensor
-        for key, tensor in weights.items()
-        if key != POSITION_KEY and not key.startswith(IGNORED_PREFIXES)
-    }
-    own = model.state_dict()
-    _check_same(own, given)
-    if POSITION_KEY in weights:
-        check_positions(model, weights[POSITION_KEY])
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
-
-
-def _check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    if missing or unknown:
-        raise MismatchError(
-            f"published weights do not fit the model: missing {missing[:3]} ({len(missing)}), "
-            f"unknown {unknown[:3]} ({len(unknown)}); compare stage, grid and number of pre-fusion layers"
-        )
-    for name, tensor in own.items():
-        if tensor.shape != given[name].shape:
-            raise MismatchError(
-                f"{name} is {tuple(tensor.shape)} in the model and {tuple(given[name].shape)} in the "
-                "weights; compare the model's shape and its language model"
-            )
 
 
 def check_positions(model: OneTokenModel, table: Tensor) -> None:

@@ -10,7 +10,8 @@ from tiny_training import IDENTITY, WIDTH, save_language_model, tiny_config, tin
 from pipelines.train.assembly import Assembly, assemble, restore
 from pipelines.train.checkpoint import open_checkpoint
 from pipelines.train.export import export_model
-from pipelines.train.foreign import load_foreign, read_foreign
+from pipelines.train.foreign import load_foreign
+from pipelines.train.foreign_files import find_weights, read_foreign
 from pipelines.train.loop import train
 from pipelines.train.published import published_weights
 from pipelines.train.tensor_file import write_tensors
@@ -47,8 +48,27 @@ def test_a_trained_model_goes_out_and_comes_in_again(llm: Path, tmp_path: Path) 
         export_model(trained, IDENTITY.spec, "openai/clip", folder)
 
 
-def test_llava_gives_projector_and_language_model(llm: Path, tmp_path: Path) -> None:
-    """LLaVA-1.5 has no compressor and no pre-fusion: one stays as drawn, the other copies new layers."""
+def save_shards(weights: dict[str, torch.Tensor], folder: Path, form: str) -> None:
+    """In two files and an index, as the library of the release writes them."""
+    stem = "model" if form == "safetensors" else "pytorch_model"
+    half = len(weights) // 2
+    index: dict[str, str] = {}
+    folder.mkdir()
+    for number, keys in enumerate((sorted(weights)[:half], sorted(weights)[half:]), 1):
+        name = f"{stem}-0000{number}-of-00002.{form}"
+        shard = {key: weights[key] for key in keys}
+        write_tensors(shard, folder / name) if form == "safetensors" else torch.save(shard, folder / name)
+        index |= dict.fromkeys(keys, name)
+    text = json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
+    (folder / f"{stem}.{form}.index.json").write_text(text)
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+def test_llava_gives_projector_and_language_model(llm: Path, tmp_path: Path, form: str) -> None:
+    """LLaVA-1.5 has no compressor and no pre-fusion: one stays as drawn, the other copies new layers.
+
+    Its release has the projector once more beside the shards, and trainers leave their arguments there.
+    """
     original = fresh(llm, tmp_path)
     llava = {
         key: tensor
@@ -57,11 +77,11 @@ def test_llava_gives_projector_and_language_model(llm: Path, tmp_path: Path) -> 
     }
     llava["model.vision_tower.vision_tower.x"] = torch.zeros(2)
     llava["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(2)
-    half = len(llava) // 2
     folder = tmp_path / "llava"
-    folder.mkdir()
-    for number, keys in enumerate((sorted(llava)[:half], sorted(llava)[half:])):
-        torch.save({key: llava[key] for key in keys}, folder / f"pytorch_model-{number}.bin")
+    save_shards(llava, folder, form)
+    again = {key: torch.zeros_like(tensor) for key, tensor in llava.items() if "mm_projector" in key}
+    torch.save(again, folder / "mm_projector.bin")
+    torch.save(["arguments"], folder / "training_args.bin")
     prefusion = {"layers": 1, "init": "copy"}
     model = fresh(llm, tmp_path, init_from=str(folder), prefusion=prefusion).model
     found, before = published_weights(model), published_weights(original.model)
@@ -110,6 +130,35 @@ def test_what_cannot_be_read_is_refused(llm: Path, tmp_path: Path) -> None:
         read_foreign(tmp_path)
     with pytest.raises(ConfigError, match="give either start_from"):
         tiny_config(llm, tmp_path, model={"start_from": "a", "init_from": "b"})
+
+
+def test_one_model_is_found_in_a_folder_of_several_files(tmp_path: Path) -> None:
+    """From the least to the most telling name; each file that comes is preferred to those before."""
+    names = ["b.bin", "a.bin", "a.safetensors", "mm_projector.bin", "pytorch_model.bin", "model.safetensors"]
+    found: list[list[str]] = []
+    for name in names:
+        (tmp_path / name).touch()
+        found.append([path.name for path in find_weights(tmp_path)])
+    assert found == [["b.bin"], ["a.bin", "b.bin"], *([name] for name in names[2:])]
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("{", "is no index of weights"),
+        ("{}", "is no index of weights"),
+        ('{"weight_map": {}}', "names no file"),
+        ('{"weight_map": {"a": "b.safetensors"}}', r"names b\.safetensors, which is not in its folder"),
+        ('{"weight_map": {"a": "../x/outside.safetensors"}}', r"names \.\./x/outside\.safetensors"),
+    ],
+)
+def test_an_index_names_files_of_its_folder(tmp_path: Path, index: str, words: str) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    write_tensors({"a": torch.zeros(1)}, folder / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CorruptError, match=words):
+        read_foreign(folder)
 
 
 def test_tensors_that_are_unknown_are_refused(llm: Path, tmp_path: Path) -> None:

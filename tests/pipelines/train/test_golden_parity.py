@@ -15,8 +15,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from operators.batch import IGNORED_LABEL, ModelBatch
+from pipelines.train.foreign import PARTS, load_foreign
 from pipelines.train.model import OneTokenModel, build_model
-from pipelines.train.published import load_published, own_name, published_name, published_weights
+from pipelines.train.published import own_name, published_name, published_weights
 from pipelines.train.shape import ModelShape
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "llava_mini_reference.npz"
@@ -37,7 +38,7 @@ def draw_weights(model: OneTokenModel) -> None:
         for key, tensor in published_weights(model).items()
         if key != "model.compressor.pos_embed"
     }
-    load_published(model, weights)
+    assert load_foreign(model, weights, "the formula") == PARTS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from operators.collate import collate_training
 from pipelines.train.assembly import Assembly, assemble, restore
 from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
 from pipelines.train.export import export_model
-from pipelines.train.foreign import read_foreign
+from pipelines.train.foreign_files import read_foreign
 from pipelines.train.loop import train
 from pipelines.train.lora import add_lora
 from pipelines.train.metrics import StepReport

@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_models import Say, tiny_batch, tiny_model
 
-from pipelines.train.published import load_published, own_name, published_name, published_weights
+from pipelines.train.foreign import load_foreign
+from pipelines.train.published import own_name, published_name, published_weights
 from schemas.errors import MismatchError
 
 
@@ -13,7 +14,8 @@ def test_round_trip() -> None:
     batch = tiny_batch([[Say("human", 5, (1,)), Say("gpt", 4)]])
     expected = source(batch).total.item()
     assert target(batch).total.item() != expected
-    load_published(target, {key: tensor.clone() for key, tensor in published_weights(source).items()})
+    weights = {key: tensor.clone() for key, tensor in published_weights(source).items()}
+    load_foreign(target, weights, "there")
     assert target(batch).total.item() == expected
     state, loaded = source.state_dict(), target.state_dict()
     assert all(torch.equal(state[name], loaded[name]) for name in state)
@@ -41,7 +43,7 @@ def test_keys_are_the_published_ones() -> None:
 def test_vision_tower_is_passed_over() -> None:
     model = tiny_model()
     weights = published_weights(model) | {"model.vision_tower.vision_tower.x": torch.zeros(1)}
-    load_published(model, weights)
+    load_foreign(model, weights, "there")
 
 
 def test_stage_one_has_projector_and_language_model() -> None:
@@ -53,9 +55,9 @@ def test_stage_one_has_projector_and_language_model() -> None:
 @pytest.mark.parametrize(
     ("key", "tensor", "words"),
     [
-        ("model.compressor.query", None, "missing"),
-        ("model.prefusion_layers.7.mlp.up_proj.weight", torch.zeros(1), "unknown"),
-        ("model.compressor.query", torch.zeros(9, 16), "compare the model's shape"),
+        ("model.compressor.query", None, "is None there"),
+        ("model.prefusion_layers.7.mlp.up_proj.weight", torch.zeros(1), "and None here"),
+        ("model.compressor.query", torch.zeros(9, 16), r"is \(9, 16\) there"),
         ("model.compressor.pos_embed", torch.zeros(4, 16), "sine-cosine"),
     ],
 )
@@ -70,7 +72,7 @@ def test_what_does_not_fit_is_refused(key: str, tensor: torch.Tensor | None, wor
     else:
         weights[key] = tensor
     with pytest.raises(MismatchError, match=words):
-        load_published(model, weights)
+        load_foreign(model, weights, "there")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
