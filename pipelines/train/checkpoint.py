@@ -7,9 +7,9 @@
       config.yaml             the training configuration
       state.json              step, stream position, digests of corpus and spec, sha256 of all files above
 
-A folder is written under another name, synced and renamed, so a kill leaves either no checkpoint or a whole
-one. Cost: weights and moments once per save, and once more to hash them; a checkpoint is hashed when it is
-opened.
+A folder is written under another name, synced and renamed, and gets another name before it is removed: a kill
+leaves either no checkpoint or a whole one. Cost: weights and moments once per save, and once more to hash
+them; a checkpoint is hashed when it is opened.
 """
 
 import hashlib
@@ -41,6 +41,7 @@ _MODEL: Final = "model.safetensors"
 _OPTIMIZER: Final = "optimizer.safetensors"
 _CONFIG: Final = "config.yaml"
 _STATE: Final = "state.json"
+_REMOVED: Final = ".removed"
 _FOLDER_NAME: Final = re.compile(r"step-(\d{6,})")
 
 
@@ -101,9 +102,11 @@ def write_checkpoint(out: Path, snapshot: Snapshot) -> Path:
 
 
 def remove_old_checkpoints(out: Path, keep_last: int | None) -> None:
-    """Remove all but the newest `keep_last` checkpoints below `out`."""
+    """Remove all but the newest `keep_last` checkpoints below `out`, and what a kill left of others."""
     if keep_last is not None:
         for folder in _checkpoint_folders(out)[: -keep_last or None]:
+            folder.rename(out / f".{folder.name}{_REMOVED}")
+        for folder in out.glob(f".*{_REMOVED}"):
             shutil.rmtree(folder)
 
 

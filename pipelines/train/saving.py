@@ -29,8 +29,11 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Come back when nothing is being written any more."""
+        """Come back when nothing is being written any more; an error on its way tells of one in writing."""
         self._pool.shutdown(wait=True)
+        failure = self._writing.exception() if self._writing and error else None
+        if error and failure and failure is not error:
+            error.add_note(f"and the last checkpoint was not written: {failure}")
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write; its tensors must not change any more.

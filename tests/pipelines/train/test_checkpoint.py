@@ -16,11 +16,20 @@ from pipelines.train.checkpoint import (
     latest_checkpoint,
     load_weights,
     open_checkpoint,
+    remove_old_checkpoints,
     unique_tensors,
 )
 from pipelines.train.loop import train
+from pipelines.train.metrics import StepReport
 from pipelines.train.tensor_file import read_tensors
-from schemas.errors import ConfigError, ConflictError, CorruptError, MismatchError, NotFoundError
+from schemas.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    DivergedError,
+    MismatchError,
+    NotFoundError,
+)
 from schemas.feature import CodecIdentity
 
 
@@ -166,6 +175,45 @@ def test_old_checkpoints_are_removed(llm: Path, tmp_path: Path) -> None:
         out = tmp_path / str(keep)
         train(tiny_run(tiny_config(llm, out, run={"steps": 4, "save_every": 1, "keep_last": keep})))
         assert sorted(path.name for path in out.glob("step-*")) == left
+
+
+def test_a_kill_while_removing_leaves_no_half_checkpoint(
+    llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_run(tiny_config(llm, tmp_path, run={"steps": 2, "save_every": 1, "keep_last": None})))
+
+    def die(folder: Path) -> None:
+        (folder / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.train.checkpoint.shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            remove_old_checkpoints(tmp_path, 1)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000002"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "step-000002"
+    assert list(tmp_path.glob(".*"))
+    remove_old_checkpoints(tmp_path, 1)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_error_tells_of_a_checkpoint_that_was_not_written(
+    llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run dies of its third step, and nobody waited for what the second had to write."""
+
+    def fail(*_: object) -> Path:
+        raise OSError("the disk is full")
+
+    def stop(report: StepReport) -> None:
+        if report.step == 3:
+            raise DivergedError("the loss is nan")
+
+    monkeypatch.setattr("pipelines.train.saving.write_checkpoint", fail)
+    config = tiny_config(llm, tmp_path, run={"steps": 4, "save_every": 2})
+    with pytest.raises(DivergedError) as caught:
+        train(tiny_run(config), None, stop)
+    assert caught.value.__notes__ == ["and the last checkpoint was not written: the disk is full"]
 
 
 def test_weights_of_another_shape_are_refused(llm: Path, trained: Path) -> None:
