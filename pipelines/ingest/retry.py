@@ -10,6 +10,10 @@ record that it was (`moved_rows.py`): with rows added, removed or moved, numbers
 records name; where pictures stand in the rows, those beside a rejected row are read with it. The tables are
 sorted anew, so the corpus is the one that a whole ingest would give; only of identical records in a source
 with `deduplicate` the one that was good first is kept.
+
+What it saves is asking after media, however many there are and however far away. Of files that hold rejected
+rows all text is read three times, to count, to compare and to try again, and all tables twice; where every
+file holds one, an ingest that knew all media without asking would be faster.
 """
 
 from collections import Counter
