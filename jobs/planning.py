@@ -18,6 +18,9 @@ HELP = (
     "training configuration: the memory that its run needs."
 )
 
+PASSES = 3
+"""One in each stage, and one again."""
+
 FileArgument = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="A recipe or training configuration in YAML.", show_default=False),
@@ -57,7 +60,10 @@ ItemsOption = Annotated[
     typer.Option("--items", min=1, metavar="N", help="Of a simulated build; by default the recipe's."),
 ]
 PassesOption = Annotated[
-    int, typer.Option("--passes", min=1, metavar="N", help="Over the data, that features will serve.")
+    int | None,
+    typer.Option(
+        "--passes", min=1, metavar="N", help="Over the data, that features will serve; by default 3."
+    ),
 ]
 TokensOption = Annotated[
     int | None,
@@ -80,7 +86,7 @@ def plan_command(
     cluster: ClusterOption = None,
     corpus: CorpusOption = None,
     events: EventsOption = None,
-    passes: PassesOption = 3,
+    passes: PassesOption = None,
     tokens: TokensOption = None,
     workers: WorkersOption = None,
     simulate: SimulateOption = False,
@@ -92,7 +98,18 @@ def plan_command(
     from jobs.planning_training import plan_training
     from jobs.simulating import simulate_recipe
 
+    options = {
+        "--corpus": corpus,
+        "--events": events,
+        "--passes": passes,
+        "--tokens": tokens,
+        "--workers": workers,
+        "--items": items,
+        "--simulate": simulate or None,
+    }
+    given = {name for name, value in options.items() if value is not None}
     if not is_recipe(file):
+        _refuse_others(given, {"--tokens", "--workers"}, "a training configuration")
         config = read_configuration(file, TrainConfig)
         with Reporter() as reporter:
             reporter.say(f"taking one step of {config.model.llm} with tensors that hold nothing")
@@ -101,18 +118,23 @@ def plan_command(
         print_result(lines, as_json, values)
         return
     recipe = read_configuration(file, Recipe)
-    if tokens is not None or workers is not None:
-        raise ConfigError("--tokens and --workers go with a training configuration, and this is a recipe")
-    if items is not None and not simulate:
-        raise ConfigError("--items goes with --simulate")
+    if simulate:
+        _refuse_others(given, {"--simulate", "--items"}, "a simulated build")
+    else:
+        _refuse_others(given, {"--corpus", "--events", "--passes"}, "a recipe that is not simulated")
     if events is not None and corpus is None:
         raise ConfigError("--events goes with --corpus: a log is of the corpus that it made")
     with Reporter() as reporter:
         if simulate:
             lines, values = simulate_recipe(recipe, cluster, items, reporter)
         else:
-            lines, values = plan_recipe(recipe, cluster, corpus, events, passes, reporter)
+            lines, values = plan_recipe(recipe, cluster, corpus, events, passes or PASSES, reporter)
     print_result(lines, as_json, values)
+
+
+def _refuse_others(given: set[str], known: set[str], what: str) -> None:
+    if others := sorted(given - known):
+        raise ConfigError(f"{', '.join(others)} changes nothing about the plan of {what}; leave it out")
 
 
 def is_recipe(file: Path) -> bool:

@@ -184,7 +184,10 @@ def test_a_build_is_simulated(tmp_path) -> None:
     more = run_onetoken("plan", recipe, "--simulate", "--items", 2000, "--cluster", cluster)
     assert "2,000 items" in more.out
     assert "a machine fails every 50 h" in more.out
-    assert run_onetoken("plan", recipe, "--items", 5).status == 2
+    for options in (("--items", 5), ("--simulate", "--corpus", tmp_path), ("--simulate", "--passes", 2)):
+        ignored = run_onetoken("plan", recipe, *options)
+        assert ignored.status == 2
+        assert f"{options[-2]} changes nothing about the plan" in ignored.said
     crumbs = run_onetoken("plan", recipe, "--simulate", "--items", 5_000_000_000)
     assert crumbs.status == 2
     assert "raise `shards.max_bytes` and `shards.max_views`" in crumbs.said

@@ -82,7 +82,7 @@ def test_a_worker_of_several_holds_less_and_is_refused_alike(llm, tmp_path) -> N
 def test_workers_and_tokens_are_no_settings_of_a_recipe(small_job) -> None:
     outcome = run_onetoken("plan", small_job.recipe, "--workers", 2)
     assert outcome.status == 2
-    assert "go with a training configuration" in outcome.err
+    assert "changes nothing about the plan of a recipe" in outcome.err
 
 
 def test_a_run_that_cannot_fit_is_refused_with_what_would(llm, tmp_path) -> None:
