@@ -11,7 +11,7 @@ EXAMPLES: Final = {
     "plan": (
         "onetoken plan recipe.yaml",
         "onetoken plan recipe.yaml --corpus corpus --events build.jsonl",
-        "onetoken plan stage2.yaml --tokens 120",
+        "onetoken plan stage2.yaml --workers 8",
     ),
     "ingest": ("onetoken ingest recipe.yaml --corpus corpus",),
     "shard": ("onetoken shard recipe.yaml --corpus corpus --engine processes --workers 8",),

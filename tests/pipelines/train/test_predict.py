@@ -201,6 +201,69 @@ def test_the_table_of_optimizers(row: tuple[float, bool, tuple[float, ...], tupl
         assert own == pytest.approx(list(figures), rel=0.05)
 
 
+ABOVE = [
+    (1.003, 1.015, 1.008, 1.016),
+    (1.017, 1.017, 1.016, 1.028),
+    (1.015, 1.014, 1.009, 1.024),
+    (1.011, 1.023, 1.042, 1.056),
+    (1.011, 1.030, 1.054, 1.070),
+    (1.015, 1.030, 1.055, 1.072),
+    (1.008, 1.024, 1.035, 1.046),
+    (1.019, 1.038, 1.069, 1.089),
+    (1.018, 1.045, 1.082, 1.101),
+]
+"""The table over predicted peaks, row by row: of 7B with 4 and 16 examples, then of 8B.
+
+It adds up logits and two gradients of the head, which are gone when most activations are there. With the
+vocabulary of 8B that is 2 GiB: where a row holds little else, it lies above the peak by over a twentieth.
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sizes", "llm"),
+    [("lmsys/vicuna-7b-v1.5", VICUNA_7B, 0), ("meta-llama/Llama-3.1-8B", LLAMA_8B, 1)],
+)
+def test_predictions_reproduce_the_table(name: str, sizes: Sizes, llm: int) -> None:
+    """Within a twentieth for 7B, and for 8B where gradients are kept; above it where `ABOVE` says why.
+
+    What an optimizer keeps is added to what a step holds without it: not each of the table is one of ours.
+    """
+    without: dict[tuple[bool, int], int] = {}
+    for kind, in_backward in (("adafactor", True), ("adamw_8bit", False)):
+        settings = {"kind": kind, "weights": "bfloat16", "in_backward": in_backward}
+        for batch in (4, 16):
+            config = config_of(
+                2,
+                batch,
+                optimizer=settings,
+                memory={"checkpoint_layers": True},
+                model={"prefusion": {"layers": 4}},
+            )
+            found = predict(
+                find_llm_config(name), config, StepShape(num_examples=batch, num_tokens=120, num_labels=40)
+            )
+            without[in_backward, batch] = found.peak - found.optimizer
+    for (state, in_backward, *columns), above in zip(TABLE, ABOVE, strict=True):
+        for place, batch in ((1, 4), (2, 16)):
+            own = (without[in_backward, batch] + state * sizes.trainable) / GIB
+            ratio = above[2 * llm + place - 1]
+            assert columns[llm][place] / own == pytest.approx(ratio, abs=0.005)
+            assert ratio < 1.05 or (llm == 1 and in_backward)
+
+
+def test_what_an_optimizer_keeps_is_added_to_what_passes() -> None:
+    """As the table of real models takes it."""
+    step = StepShape(num_examples=2, num_tokens=60, num_labels=30, num_patches=36, encoder_width=64)
+    model = {"prefusion": {"layers": 1}}
+    passing: list[int] = []
+    for kind in ("adamw_8bit", "adamw_4bit"):
+        config = config_of(optimizer=IN_BACKWARD | {"kind": kind}, model=dict(model))
+        found = predict(TINY, config, step)
+        passing.append(found.passing)
+    assert passing[0] == pytest.approx(passing[1], rel=0.01)
+
+
 def test_the_table_lies_above_the_peak() -> None:
     """It adds up what is never held at the same time; of 8B and 16 examples by a tenth."""
     for sizes, batch, above in ((VICUNA_7B, 4, 1.03), (VICUNA_7B, 16, 1.04), (LLAMA_8B, 16, 1.11)):
