@@ -93,6 +93,9 @@ class ModelConfig(StrictModel):
     """published: the patches' positions are the C*C grid's, resized; native: those of the 24x24 patches."""
     lora: LoraConfig | None = None
     """`{}`: the language model trains through adapters (stage 2); everything else trains in full."""
+    train_embeddings: bool = False
+    """The language model's token embeddings train, too (stage 2); in the published training they do not. An
+    output head that shares their weights trains either way."""
     start_from: str | None = None
     """A checkpoint folder. From stage 1: its projector and language model; from stage 2: everything."""
     init_from: str | None = None
@@ -259,7 +262,7 @@ class TrainConfig(StrictModel):
         unused = [
             f"`{section}.{name}`"
             for section, part, names in (
-                ("model", self.model, ("template", "grid", "positions", "prefusion")),
+                ("model", self.model, ("template", "grid", "positions", "prefusion", "train_embeddings")),
                 ("optimizer", self.optimizer, ("projector_lr",)),
                 ("memory", self.memory, ("frames_per_chunk",)),
             )
@@ -285,6 +288,8 @@ class TrainConfig(StrictModel):
             raise ValueError("stage 1 trains the projector alone; model.lora goes with stage 2")
         if self.model.lora is not None and self.optimizer.weights == "bfloat16":
             raise ValueError("model.lora: few weights train, in float32; leave optimizer.weights out")
+        if self.model.lora is not None and self.model.train_embeddings:
+            raise ValueError("model.lora freezes the language model; leave model.train_embeddings out")
         return self
 
     @model_validator(mode="after")

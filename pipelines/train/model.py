@@ -128,7 +128,7 @@ class OneTokenModel(nn.Module):
     def set_trainable(self) -> None:
         """Let this stage's parameters train: the projector (1), or all but the token embeddings (2).
 
-        Of a language model with adapters, these alone.
+        These train where the shape says so. Of a language model with adapters, the adapters alone.
         An output head that shares the embeddings' weights trains all the same, through its own use of them.
         """
         adapters = [weight for name, weight in self.llm.named_parameters() if "lora_" in name]
@@ -141,7 +141,7 @@ class OneTokenModel(nn.Module):
                 weight.requires_grad = True
             return
         is_tied = self.token_embeddings.weight is getattr(self.head, "weight", None)
-        if self.stage == 2 and not is_tied:
+        if self.stage == 2 and not is_tied and not self.shape.trains_embeddings:
             self.token_embeddings.requires_grad_(False)
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
@@ -257,7 +257,7 @@ class OneTokenModel(nn.Module):
     def embed(self, token_ids: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """Token embeddings; the place of a medium gets those of token 0, which nothing reads."""
         embeddings: Tensor = self.token_embeddings(token_ids.clamp(min=0))
-        return embeddings.detach()
+        return embeddings if self.stage == 2 and self.shape.trains_embeddings else embeddings.detach()
 
     def _fusion(self) -> FrameFusion:
         compress = self.compressor if self.pooling is None else partial(pool_frames, self.pooling)

@@ -30,6 +30,8 @@ class ModelShape:
     num_compressor_heads: int = 8
     reducer: ReducerConfig = field(default_factory=ReducerConfig)
     """What takes the compressor's place."""
+    trains_embeddings: bool = False
+    """Token embeddings have a gradient, where the language model trains in full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,7 @@ def shape_of(config: TrainConfig, encoder_width: int) -> ModelShape:
         prefusion_init=config.model.prefusion.init,
         positions=config.model.positions,
         reducer=config.model.reducer,
+        trains_embeddings=config.model.train_embeddings,
     )
 
 

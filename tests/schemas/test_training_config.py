@@ -51,6 +51,7 @@ def test_contradictions_are_refused(extra: str, message: str) -> None:
         ("model: {reducer: average, grid: %s}", ("2", "1"), "grid: of the compressor's queries.*average"),
         ("model: {reducer: all, positions: %s}", ("native", "published"), "positions: of the compressor"),
         ("model: {prefusion: {layers: 0, init: %s}}", ("copy", "zero"), "layers: 0 leaves pre-fusion out"),
+        ("model: {lora: {}, train_embeddings: %s}", ("true", "false"), "lora freezes the language model"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(section: str, unused: tuple[str, str], message: str) -> None:
@@ -69,6 +70,7 @@ def test_what_would_have_no_effect_is_refused(section: str, unused: tuple[str, s
         "model: {grid: 2}",
         "model: {positions: native}",
         "model: {prefusion: {layers: 2}}",
+        "model: {train_embeddings: true}",
         "model: {prefusion: {init: copy}}",
         "optimizer: {projector_lr: 1.0e-3}",
         "memory: {frames_per_chunk: 4}",

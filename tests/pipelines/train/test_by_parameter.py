@@ -35,11 +35,19 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def moving_config(
-    llm: Path, out: Path, *, in_backward: bool, weights: str, kind: str = "adafactor", **run: object
+    llm: Path,
+    out: Path,
+    *,
+    in_backward: bool,
+    weights: str,
+    kind: str = "adafactor",
+    train_embeddings: bool = False,
+    **run: object,
 ) -> TrainConfig:
     return tiny_config(
         llm,
         out,
+        model={"train_embeddings": train_embeddings},
         data={"batch": 4, "micro_batch": 4},
         optimizer={
             "kind": kind,
@@ -52,11 +60,15 @@ def moving_config(
     )
 
 
+@pytest.mark.parametrize("train_embeddings", [False, True])
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
-def test_in_the_backward_pass_as_after_it(llm: Path, tmp_path: Path, weights: str) -> None:
+def test_in_the_backward_pass_as_after_it(
+    llm: Path, tmp_path: Path, weights: str, train_embeddings: bool
+) -> None:
     """The projector is used twice, for patches and compressed tokens; layers are recomputed."""
+    settings = {"weights": weights, "train_embeddings": train_embeddings}
     folders = [
-        train(tiny_run(moving_config(llm, tmp_path / str(moves), in_backward=moves, weights=weights)))
+        train(tiny_run(moving_config(llm, tmp_path / str(moves), in_backward=moves, **settings)))
         for moves in (False, True)
     ]
     for name in ("model.safetensors", "optimizer.safetensors"):
@@ -66,6 +78,11 @@ def test_in_the_backward_pass_as_after_it(llm: Path, tmp_path: Path, weights: st
         assert all(torch.equal(after[key], during[key]) for key in after)
     counts = read_tensors(folders[0] / "optimizer.safetensors")
     assert int(counts["projector.0.weight.step"]) == 6
+    name = "llm.model.embed_tokens.weight"
+    assert (f"{name}.step" in counts) == train_embeddings
+    then, now = read_tensors(llm / "model.safetensors"), read_tensors(folders[0] / "model.safetensors")
+    is_kept = torch.equal(then[name.removeprefix("llm.")].to(now[name].dtype), now[name])
+    assert is_kept != train_embeddings
 
 
 LOW_BITS = [

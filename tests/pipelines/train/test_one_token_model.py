@@ -53,10 +53,20 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor])
 
 
 @pytest.mark.parametrize(
-    ("stage", "views", "prefusion_layers"), [(1, 1, 0), (1, 5, 0), (2, 1, 0), (2, 1, 2), (2, 5, 2)]
+    ("stage", "views", "prefusion_layers", "trains_embeddings"),
+    [
+        (1, 1, 0, False),
+        (1, 5, 0, False),
+        (2, 1, 0, False),
+        (2, 1, 2, False),
+        (2, 5, 2, False),
+        (2, 1, 2, True),
+    ],
 )
-def test_batch_equals_frame_by_frame(stage: int, views: int, prefusion_layers: int) -> None:
-    model = tiny_model(stage, prefusion_layers=prefusion_layers)
+def test_batch_equals_frame_by_frame(
+    stage: int, views: int, prefusion_layers: int, trains_embeddings: bool
+) -> None:
+    model = tiny_model(stage, prefusion_layers=prefusion_layers, trains_embeddings=trains_embeddings)
     batch = tiny_batch(MIXED, views=views)
     model.zero_grad()
     expected = slow_losses(model, batch)
@@ -84,12 +94,14 @@ def test_rows_equal_frame_by_frame() -> None:
 
 
 @pytest.mark.parametrize("frames_per_chunk", [None, 1, 2, 5])
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_chunks_and_recomputing_change_nothing(frames_per_chunk: int | None, checkpoint: bool) -> None:
+@pytest.mark.parametrize(("checkpoint", "trains_embeddings"), [(False, False), (True, False), (True, True)])
+def test_chunks_and_recomputing_change_nothing(
+    frames_per_chunk: int | None, checkpoint: bool, trains_embeddings: bool
+) -> None:
     batch = tiny_batch([IMAGE, VIDEO, TWO_IMAGES])
     plan = ActivationPlan(checkpoint=checkpoint, frames_per_chunk=frames_per_chunk, loss_rows_per_chunk=4)
-    expected_loss, expected = backward(tiny_model(), batch)
-    model = tiny_model(plan=plan)
+    expected_loss, expected = backward(tiny_model(trains_embeddings=trains_embeddings), batch)
+    model = tiny_model(plan=plan, trains_embeddings=trains_embeddings)
     fired: list[str] = []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
@@ -138,6 +150,18 @@ class TestGradientReach:
         model = tiny_model(2)
         expected = {name for name, _ in model.named_parameters() if name.startswith("llm.")}
         assert reached(model, tiny_batch([TEXT])) == expected - {"llm.model.embed_tokens.weight"}
+
+    @pytest.mark.parametrize("tied", [False, True])
+    def test_token_embeddings_where_asked(self, tied: bool) -> None:
+        """Those of the words that were read; the place of a medium reads none."""
+        model = tiny_model(2, tied=tied, trains_embeddings=True)
+        batch = tiny_batch([IMAGE, VIDEO, TEXT], seed=1)
+        assert "llm.model.embed_tokens.weight" in reached(model, batch)
+        rows, _ = model.splice(batch)
+        (gradient,) = torch.autograd.grad(rows.square().sum(), [model.token_embeddings.weight])
+        moved = set(gradient.abs().sum(dim=1).nonzero().flatten().tolist())
+        is_word = batch.attention_mask & (batch.token_ids >= 0)
+        assert moved == set(batch.token_ids[is_word].tolist())
 
     def test_tied_head_trains(self) -> None:
         model = tiny_model(2, tied=True)

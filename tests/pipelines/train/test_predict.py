@@ -61,6 +61,13 @@ def config_of(stage: int = 2, micro_batch: int = 2, **sections: dict[str, object
             id="adamw",
         ),
         pytest.param(
+            config_of(
+                optimizer=IN_BACKWARD, memory={"checkpoint_layers": True}, model={"train_embeddings": True}
+            ),
+            StepShape(num_examples=2, num_tokens=60, num_labels=30, num_patches=144),
+            id="embeddings",
+        ),
+        pytest.param(
             config_of(optimizer=IN_BACKWARD, memory={"checkpoint_layers": True, "frames_per_chunk": 2}),
             StepShape(num_examples=1, num_tokens=60, num_labels=30, num_frames=7, num_patches=144),
             id="video",

@@ -82,6 +82,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(make_job(folder, f"text{world}", world, text_only="all", steps=1))
         jobs.append(make_job(folder, f"first{world}", world, stage=1, text_only="none", steps=2))
         jobs.append(make_job(folder, f"steps{world}", world, text_only="steps", sections=often))
+    whole_llm = jobs[0]["sections"] | {"model": {"train_embeddings": True}}
+    jobs += [
+        make_job(folder, f"embeddings{world}", world, text_only="second", sections=whole_llm)
+        for world in (1, 2)
+    ]
     jobs.append(make_job(folder, "fewer", 4, steps=2))
     jobs.append(make_job(folder, "fewer", 2, resume=True))
     jobs.append(make_job(folder, "again", 2, steps=2))
@@ -154,6 +159,15 @@ def test_a_process_without_pictures_keeps_up(folder: Path, name: str, steps: int
     assert len(two) == steps
     assert [report[0] for report in two] == pytest.approx([report[0] for report in one], rel=2e-5)
     assert_close(folder, f"{name}1", f"{name}2", steps)
+
+
+def test_token_embeddings_train_the_same_on_two(folder: Path) -> None:
+    assert_close(folder, "embeddings1", "embeddings2", STEPS)
+    moved, kept = (
+        read_tensors(folder / name / f"step-{STEPS:06d}/model.safetensors")["llm.model.embed_tokens.weight"]
+        for name in ("embeddings2", "second2")
+    )
+    assert not torch.equal(moved, kept)
 
 
 def test_modules_that_nobody_ran_stay_as_they_were(folder: Path) -> None:

@@ -38,6 +38,7 @@ def tiny_model(
     prefusion_layers: int = 2,
     plan: ActivationPlan | None = None,
     tied: bool = False,
+    trains_embeddings: bool = False,
     seed: int = 0,
 ) -> OneTokenModel:
     """A model whose weights are all large enough to matter."""
@@ -47,6 +48,7 @@ def tiny_model(
         num_prefusion_layers=prefusion_layers,
         prefusion_init="random",
         num_compressor_heads=2,
+        trains_embeddings=trains_embeddings,
     )
     model = build_model(tiny_llm(tied=tied), shape, stage, plan=plan)
     generator = torch.Generator().manual_seed(seed)
@@ -124,7 +126,9 @@ def slow_rows(model: OneTokenModel, batch: ModelBatch) -> list[Tensor]:
     for index in range(len(batch.example_ids)):
         example = select_example(batch, index)
         ids, fuse = example.token_ids[0], example.fuse_mask[0]
-        text = model.token_embeddings(ids.clamp(min=0)).detach()
+        text = model.token_embeddings(ids.clamp(min=0))
+        if not model.shape.trains_embeddings:
+            text = text.detach()
         frames = (
             []
             if example.frames is None
