@@ -3,13 +3,15 @@
 Two kinds of text are kept apart. Text that people wrote goes through `encode`, which knows no special tokens:
 a question that spells `</s>` becomes ordinary pieces of `<`, `/`, `s`, `>`. Special tokens come only from
 `split`, which is given templates and never text. Encoding adds no BOS or EOS and cuts nothing.
-Left out: slow (Python) tokenizers, which cannot switch special tokens off.
+Left out: slow (Python) tokenizers, which cannot switch special tokens off. But the SentencePiece file that
+those read is kept and saved again, which the library no longer does.
 """
 
 import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, cast
 
 import jinja2
@@ -19,6 +21,8 @@ from schemas.digest import digest_of
 from schemas.errors import ConfigError
 
 ChatMessage = dict[str, str]
+
+SENTENCEPIECE_FILE: Final = "tokenizer.model"
 
 _DATE: Final = "26 Jul 2024"
 """Templates that print today's date take it from `date_string`: a prompt must not depend on the day."""
@@ -45,6 +49,7 @@ class Tokenizer:
             raise ConfigError(f"tokenizer {self.name!r} names no eos_token; answers could not end")
         self.eos_id = eos
         self.bos_id = cast(int | None, backend.bos_token_id)
+        self._sentencepiece = _read_sentencepiece(backend)
         self._special_ids = _find_special_ids(backend)
         unknown = cast(int | None, backend.unk_token_id)
         self._control_ids = frozenset(self._special_ids.values()) - {unknown}
@@ -140,10 +145,24 @@ class Tokenizer:
         )
         return cast(str, text)
 
+    def save(self, folder: Path) -> None:
+        """Write its files, as they are loaded again by the folder's name."""
+        self.backend.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
+        if self._sentencepiece is not None:
+            (folder / SENTENCEPIECE_FILE).write_bytes(self._sentencepiece)
+
     def _opens_with_a_space(self) -> bool:
         """Whether every stretch is encoded as if a space stood before it, as SentencePiece does."""
         spelled = cast(list[str], self.backend.convert_ids_to_tokens(self.encode("a")))
         return "".join(spelled).startswith("\u2581")
+
+
+def _read_sentencepiece(backend: PreTrainedTokenizerBase) -> bytes | None:
+    """The file beside `tokenizer.json`, read at once: a checkpoint that holds it may be removed."""
+    path = cast("object", getattr(backend, "vocab_file", None))
+    if not isinstance(path, str) or Path(path).name != SENTENCEPIECE_FILE or not Path(path).is_file():
+        return None
+    return Path(path).read_bytes()
 
 
 def _find_special_ids(backend: PreTrainedTokenizerBase) -> dict[str, int]:

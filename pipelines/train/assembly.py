@@ -176,8 +176,8 @@ def _check_start(start: Checkpoint, config: TrainConfig, encoder_width: int) -> 
     theirs, ours = start.config.model.lora, config.model.lora
     if theirs is not None and theirs != ours:
         raise MismatchError(
-            f"{start.folder} was trained with `model.lora: {theirs}`, not {ours}; write the same, or fold "
-            "its adapters with `onetoken export` and begin with `init_from`"
+            f"{start.folder} was trained with `model.lora: {theirs}`, not {ours}; write the same, or, "
+            "of a Llama, fold its adapters with `onetoken export` and begin with `init_from`"
         )
     width = start.state.identity.encoder_width
     if width != encoder_width:

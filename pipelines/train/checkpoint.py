@@ -240,7 +240,7 @@ def _write_contents(folder: Path, snapshot: Snapshot) -> None:
     write_tensors(snapshot.weights, folder / _MODEL)
     write_tensors(snapshot.moments, folder / _OPTIMIZER)
     snapshot.llm_config.save_pretrained(folder / "llm")  # pyright: ignore[reportUnknownMemberType]
-    snapshot.tokenizer.backend.save_pretrained(folder / "tokenizer")  # pyright: ignore[reportUnknownMemberType]
+    snapshot.tokenizer.save(folder / "tokenizer")
     text = yaml.safe_dump(snapshot.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (folder / _CONFIG).write_text(text, "utf-8")
 

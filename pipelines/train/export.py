@@ -2,7 +2,8 @@
 
 Names and shapes of weights are those of the released code; of its configuration, the fields that say how the
 parts are built (compressor_size, prefusion_layer_num, the projector's type, the vision tower) are written
-beside the language model's own. The vision tower itself is not here: the published code loads it by name.
+beside the language model's own. Without a compressor it is LLaVA-1.5's layout, and named so. What neither can
+say is refused. The vision tower itself is not here: the published code loads it by name.
 """
 
 import json
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipelines.train.assembly import Assembly
+from pipelines.train.expressible import check_expressible
+from pipelines.train.model import OneTokenModel
+from pipelines.train.older_library import older_config, older_rules, write_older_tokenizer
 from pipelines.train.published import published_weights
 from pipelines.train.tensor_file import write_tensors
 from schemas.errors import ConflictError
@@ -23,18 +27,29 @@ def export_model(assembly: Assembly, spec: FeatureSpec, encoder: str, folder: Pa
 
     Raises:
         ConflictError: the folder holds files.
+        MismatchError: the published code would compute another model.
     """
+    model = assembly.model
+    check_expressible(model, spec)
+    rules = older_rules(assembly.tokenizer)
     if folder.exists() and any(folder.iterdir()):
         raise ConflictError(f"{folder} holds files; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    model = assembly.model
     weights = {key: tensor.clone() for key, tensor in published_weights(model).items()}
     write_tensors(weights, folder / WEIGHTS_FILE)
-    assembly.tokenizer.backend.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
-    config = cast("dict[str, Any]", cast(Any, model.llm.config).to_dict())
+    write_older_tokenizer(assembly.tokenizer, rules, folder)
+    config = published_config(model, spec, encoder)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    return folder
+
+
+def published_config(model: OneTokenModel, spec: FeatureSpec, encoder: str) -> dict[str, Any]:
+    """The language model's configuration, and how the other parts are built."""
+    dtype = str(model.token_embeddings.weight.dtype).removeprefix("torch.")
+    config = older_config(cast("dict[str, Any]", cast(Any, model.llm.config).to_dict()), dtype)
     config |= {
-        "architectures": ["LlavaMiniLlamaForCausalLM"],
-        "model_type": "llava_mini",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava_llama",
         "mm_vision_tower": encoder,
         "mm_vision_select_layer": spec.encoder.layer,
         "mm_vision_select_feature": "patch",
@@ -45,8 +60,9 @@ def export_model(assembly: Assembly, spec: FeatureSpec, encoder: str, folder: Pa
     }
     if model.compressor is not None:
         config |= {
+            "architectures": ["LlavaMiniLlamaForCausalLM"],
+            "model_type": "llava_mini",
             "compressor_size": model.shape.grid,
             "prefusion_layer_num": model.shape.num_prefusion_layers,
         }
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-    return folder
+    return config

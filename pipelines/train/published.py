@@ -49,14 +49,8 @@ def own_name(key: str) -> str:
 def published_weights(model: OneTokenModel) -> dict[str, Tensor]:
     """All weights of a model under their published keys, sharing its memory.
 
-    Raises:
-        MismatchError: it has a reducer that no published code knows.
+    Whether the published code would compute the same with them, `check_expressible` tells.
     """
-    if model.compressor is not None and not isinstance(model.compressor, Compressor):
-        raise MismatchError(
-            f"`model.reducer: {model.shape.reducer.name}` has no published keys; export models with the "
-            "query compressor, or without a trained reducer"
-        )
     weights = {published_name(name): tensor for name, tensor in model.state_dict().items()}
     if isinstance(model.compressor, Compressor):
         weights[POSITION_KEY] = _query_positions(model).to(model.compressor.query)

@@ -11,9 +11,12 @@ from schemas.errors import CorruptError
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors under their names; views are copied, since the format knows none."""
+    """Write tensors under their names; views are copied, since the format knows none.
+
+    Transformers 4 reads no file that does not say which library's tensors it holds.
+    """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    cast(Any, safetensors.torch).save_file(whole, path)
+    cast(Any, safetensors.torch).save_file(whole, path, metadata={"format": "pt"})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
