@@ -79,7 +79,7 @@ def answer_question(
     Without a medium no encoder is loaded, and compressor and pre-fusion are passed by.
 
     Raises:
-        ConfigError: when nothing is asked.
+        ConfigError: when nothing is asked, or more than the language model reads.
         MismatchError: when this machine would make other features.
         SampleError: when the medium does not decode, or stage 1 is asked about none.
     """

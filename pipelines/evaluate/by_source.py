@@ -22,6 +22,7 @@ from pipelines.stream.once import open_once
 from pipelines.train.answer import answer
 from pipelines.train.assembly import Assembly, restore
 from pipelines.train.checkpoint import Checkpoint
+from pipelines.train.context import check_room
 from pipelines.train.precision import choose_device, computing, dtype_of
 from schemas.corpus import Manifest
 from schemas.errors import ConfigError, SampleError
@@ -81,8 +82,8 @@ def list_held_out(checkpoint: Checkpoint, manifest: Manifest, *, is_another: boo
     excluded = frozenset(checkpoint.config.data.exclude)
     if not excluded:
         raise ConfigError(
-            f"{checkpoint.folder} was trained on all shards of its corpus; hold some out with `data.exclude` "
-            "in its configuration, or name another corpus with --corpus"
+            f"{checkpoint.folder} was trained on all shards of its corpus; hold some out with `run.held_out` "
+            "or `data.exclude` in its configuration, or name another corpus with --corpus"
         )
     return [name for name in names if name in excluded]
 
@@ -98,7 +99,8 @@ def evaluate_sources(
     """Loss and accuracy on every example of some shards, by source.
 
     Raises:
-        ConfigError: the shards hold no example of the checkpoint's sources.
+        ConfigError: the shards hold no example of the checkpoint's sources, or one that is longer than what
+            the language model reads.
         NotFoundError: they have no features of this spec.
     """
     chosen = frozenset(shards)
@@ -132,6 +134,7 @@ def _add_losses(
         return
     device = assembly.model.token_embeddings.weight.device
     batch = collate_training(examples, assembly.prompter).to(device)
+    check_room(assembly.model, batch)
     with torch.inference_mode(), computing(device, dtype_of(checkpoint.config.run)):
         loss = assembly.model(batch)
     totals = [float(total) for total in loss.example_totals]

@@ -21,6 +21,7 @@ from pipelines.stream.single_medium import look_at
 from pipelines.train.answer import answer
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import Checkpoint
+from pipelines.train.context import check_room
 from pipelines.train.precision import choose_device, computing, dtype_of
 from schemas.errors import SampleError
 from schemas.record import MediumKind, Turn
@@ -90,6 +91,7 @@ class Responder:
 
         Raises:
             SampleError: a medium does not decode, or a question's places are not those of its media.
+            ConfigError: a question and its answer are longer than what the language model reads.
         """
         texts: list[str] = []
         for start in range(0, len(asked), batch_size):
@@ -103,10 +105,11 @@ class Responder:
         """How likely an answer is.
 
         Raises:
-            SampleError: as of `answer`.
+            SampleError, ConfigError: as of `answer`.
         """
         model, prompter = self._assembly.model, self._assembly.prompter
         batch = collate_training(self._make_examples([asked], text), prompter).to(self.device)
+        check_room(model, batch)
         with torch.inference_mode(), computing(self.device, dtype_of(self._config.run)):
             rows, layout = model.splice(batch)
             states: Tensor = model.llm.base_model(inputs_embeds=rows, use_cache=False).last_hidden_state

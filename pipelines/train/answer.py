@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from operators.batch import TrainingExample
 from operators.collate import collate_questions
 from pipelines.train.assembly import Assembly
+from pipelines.train.context import check_room
 from pipelines.train.generation import generate_tokens
 from pipelines.train.precision import computing, dtype_of
 from schemas.training import RunConfig
@@ -21,10 +22,12 @@ def answer(
     Raises:
         SampleError: an example cannot be written.
         MismatchError: features of the examples differ in shape.
+        ConfigError: an example and its answer are longer than what the language model reads.
     """
     model = assembly.model
     device = model.token_embeddings.weight.device
     batch = collate_questions(examples, assembly.prompter).to(device, frames_stay=True)
+    check_room(model, batch, max_new_tokens)
     with computing(device, dtype_of(run)):
         answers = generate_tokens(model, batch, max_new_tokens, assembly.prompter.stop_ids)
     return [assembly.tokenizer.decode(tokens).strip() for tokens in answers]

@@ -6,10 +6,13 @@ import pytest
 from tiny_training import COLORS, CountedSteps, color_example, save_language_model, tiny_config, tiny_run
 
 from operators.batch import TrainingExample
+from operators.collate import collate_questions, collate_training
 from pipelines.train.answer import answer
 from pipelines.train.assembly import Assembly, restore
 from pipelines.train.checkpoint import open_checkpoint
+from pipelines.train.context import check_room
 from pipelines.train.loop import train
+from schemas.errors import ConfigError
 from schemas.record import Turn
 from schemas.training import RunConfig
 
@@ -59,6 +62,33 @@ def test_a_batch_answers_as_each_example_alone(learned: Assembly) -> None:
     together = answer(learned, examples, 6, RUN)
     assert together == [answer(learned, [example], 6, RUN)[0] for example in examples]
     assert together[0] == "red"
+
+
+def test_what_is_longer_than_the_context_is_refused(learned: Assembly) -> None:
+    """A frame is one token here, and the language model reads 512."""
+    question = TrainingExample("asked", "colors", (Turn("human", "Color?"),), ())
+    length = int(collate_questions([question], learned.prompter).attention_mask.sum())
+    assert len(answer(learned, [question], 512 - length, RUN)) == 1
+    with pytest.raises(ConfigError, match=rf"asked takes {length} tokens.*up to {513 - length}.*reads 512"):
+        answer(learned, [question], 513 - length, RUN)
+    clip = color_example(1, frames=500)
+    with pytest.raises(ConfigError, match=r"e1 takes 5\d\d tokens.*fewer frames.*`--reducer`"):
+        answer(learned, [color_example(0), clip], 4, RUN)
+    with pytest.raises(ConfigError, match=r"e1 takes 5\d\d tokens, those of its media among them, and the"):
+        check_room(learned.model, collate_training([clip], learned.prompter))
+
+
+def test_a_question_that_pre_fusion_cannot_read_is_refused(
+    learned: Assembly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads four patches and a compressed token before the instruction, more than the language model."""
+    batch = collate_questions([color_example(1)], learned.prompter)
+    num_fused = 4 + 1 + int(batch.fuse_mask.sum())
+    monkeypatch.setattr(learned.model.llm.config, "max_position_embeddings", num_fused)
+    check_room(learned.model, batch)
+    monkeypatch.setattr(learned.model.llm.config, "max_position_embeddings", num_fused - 1)
+    with pytest.raises(ConfigError, match=rf"pre-fusion reads {num_fused} tokens, 5 of a frame.*e1"):
+        check_room(learned.model, batch)
 
 
 def test_answers_end_after_the_given_number_of_tokens(learned: Assembly) -> None:
