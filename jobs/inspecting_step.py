@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobs.console import Reporter
 from jobs.training import find_start
-from jobs.training_data import count_tokens, open_stream, open_training_data
+from jobs.training_data import count_tokens, name_held_out, open_stream, open_training_data
 from pipelines.engine import SerialEngine
 from schemas.errors import ConfigError
 from schemas.training import TrainConfig
@@ -55,6 +55,7 @@ def describe_step(
         raise ConfigError(f"rank {rank} is none of {world_size} ranks; say with --ranks how many there are")
     checkpoint = find_start(Path(config.out), resume=True)
     data = open_training_data(config, checkpoint, corpus)
+    config = name_held_out(config, data.manifest)
     tokenizer, prompter = load_prompter(config, checkpoint)
     lengths = count_tokens(data, prompter, SerialEngine(), reporter, ALONE)
     stream = open_stream(config, data, lengths)

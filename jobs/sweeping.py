@@ -75,6 +75,8 @@ def plan_sweep(sweep: SweepConfig, where: str) -> tuple[list[Variant], SweepTabl
 
     written = read_plain_values(Path(sweep.base))
     base = build(written, TrainConfig, sweep.base)
+    if base.run.held_out is not None:
+        raise ConfigError(f"{sweep.base}: a sweep has `held_out` of its own; leave `run.held_out` out")
     runs = expand(sweep, written, where)
     data = open_training_data(base)
     held_out = base.data.exclude

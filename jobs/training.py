@@ -16,6 +16,7 @@ from jobs.training_data import (
     count_left_out,
     count_tokens,
     hold_out,
+    name_held_out,
     open_held_out,
     open_reader,
     open_stream,
@@ -172,6 +173,7 @@ def _train_together(
     out, group = Path(config.out), None if processes.is_alone else open_cpu_group()
     checkpoint = find_start(out, resume=resume)
     data = open_training_data(config, checkpoint)
+    config = name_held_out(config, data.manifest)
     identity = RunIdentity(
         manifest_sha256=data.manifest.digest,
         spec=data.spec,

@@ -65,6 +65,28 @@ def open_training_data(
     return TrainingData(storage, manifest, read_spec(storage, manifest, digest))
 
 
+def name_held_out(config: TrainConfig, manifest: Manifest) -> TrainConfig:
+    """The configuration with the shards that `run.held_out` means under `data.exclude`.
+
+    They are the same for the same state of a corpus, so for a run that goes on.
+
+    Raises:
+        ConfigError: no modality has two shards.
+    """
+    from pipelines.sweep.held_out import choose_held_out
+
+    if config.run.held_out is None:
+        return config
+    names = choose_held_out(manifest.plan, config.run.held_out)
+    data, run = config.data, config.run
+    return config.model_copy(
+        update={
+            "data": data.model_copy(update={"exclude": names}),
+            "run": run.model_copy(update={"held_out": None}),
+        }
+    )
+
+
 def find_trained_spec(storage: Storage, manifest: Manifest, trained: FeatureSpec) -> str:
     """The short digest of the spec that a checkpoint was trained on, in a corpus that has its features.
 
@@ -235,7 +257,10 @@ def open_held_out(
     if config.run.evaluate_every is None:
         return None
     if not config.data.exclude:
-        raise ConfigError("`run.evaluate_every` needs shards that are held out; name some in `data.exclude`")
+        raise ConfigError(
+            "`run.evaluate_every` needs shards that are held out; write a share under `run.held_out`, or "
+            "name some in `data.exclude`"
+        )
     others = tuple(leaf.name for leaf in data.manifest.plan if leaf.name not in config.data.exclude)
     units: dict[str, object] = {"units": processes.world_size}
     if config.data.unit == "count":

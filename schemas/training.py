@@ -211,8 +211,11 @@ class RunConfig(StrictModel):
     stop_within_s: Count = 120
     """Seconds after SIGTERM within which the run ends its step and saves; then it ends unsaved. Under
     torchrun, `--shutdown-timeout` has to be longer: it is 30."""
+    held_out: Rate | None = None
+    """Share of the items of each modality that training leaves out, in whole shards that are chosen from the
+    corpus: as if their names stood under `data.exclude`, instead of which it is."""
     evaluate_every: Count | None = None
-    """Steps between losses on held-out examples: those of the shards under `data.exclude`. Null: never."""
+    """Steps between losses on held-out examples: those of the shards that are left out. Null: never."""
     evaluate_batches: Count = 32
     """Micro-batches of held-out examples that are read each time."""
     log_every: Count = 10
@@ -248,6 +251,12 @@ class TrainConfig(StrictModel):
     run: RunConfig = RunConfig()
     out: str
     """Folder for checkpoints and metrics."""
+
+    @model_validator(mode="after")
+    def _one_way_to_hold_out(self) -> "TrainConfig":
+        if self.run.held_out is not None and self.data.exclude:
+            raise ValueError("give either run.held_out, a share, or data.exclude, names of shards")
+        return self
 
     @model_validator(mode="after")
     def _crops_are_for_stage_2(self) -> "TrainConfig":

@@ -20,6 +20,7 @@ _FIXED: Final = {
     "out": "every run has a folder of its own below the sweep's `out`",
     "corpus": "all runs share one cache; sweep over another corpus in a file of its own",
     "data.exclude": "all runs are evaluated on the same shards; exclude them in the base",
+    "run.held_out": "all runs are evaluated on the same shards; write `held_out` of the sweep",
 }
 
 

@@ -1,4 +1,4 @@
-"""Which shards a sweep holds out: whole ones, of every modality that has more than one.
+"""Which shards a sweep, or a run, holds out: whole ones, of every modality that has more than one.
 
 A shard is a random sample of its modality, so any of them will do; those of the highest prefixes are taken.
 """
@@ -36,7 +36,7 @@ def choose_held_out(plan: Iterable[Leaf], share: float, excluded: Iterable[str] 
             wanted -= leaf.num_items
     if not chosen:
         raise ConfigError(
-            "no kind of media has two shards, so none can be held out; build with smaller `shards`, or "
-            "write `held_out: null` and name shards in `data.exclude` of the base"
+            "no kind of media has two shards, so none can be held out; build with smaller `shards`, or (of a "
+            "sweep) write `held_out: null` and name shards in `data.exclude` of the base"
         )
     return tuple(sorted(chosen))

@@ -16,6 +16,7 @@ from operators.scoring import Question
 from pipelines.commit import load_manifest
 from pipelines.evaluate.answering import check_pictures
 from pipelines.stream.stream import FeatureStream
+from pipelines.sweep.held_out import choose_held_out
 from pipelines.train.answer import answer
 from pipelines.train.assembly import restore
 from pipelines.train.checkpoint import latest_checkpoint, open_checkpoint
@@ -110,9 +111,40 @@ def test_held_out_shards_are_those_that_training_left_out(small_job, tmp_path) -
     assert outcome.values["sources"].keys() == {"pictures"}
 
 
+def test_a_share_holds_out_the_same_shards_whenever_it_is_asked(small_job, tmp_path) -> None:
+    plan = load_manifest(open_storage(str(small_job.corpus))).plan
+    document = yaml.safe_load(small_job.stage(2).read_text())
+    document["out"] = str(tmp_path / "run")
+    document["run"] |= {"steps": 2, "save_every": 1, "log_every": 1, "held_out": 0.01, "evaluate_every": 1}
+    config = write_yaml(tmp_path / "c.yaml", document)
+    assert run_onetoken("train", config).status == 0
+    assert run_onetoken("train", config, "--resume").status == 0
+    run = open_checkpoint(latest_checkpoint(tmp_path / "run")).config
+    assert run.run.held_out is None
+    assert run.data.exclude == choose_held_out(plan, 0.01)
+    assert 0 < len(run.data.exclude) < len(plan)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["held_out_loss"] > 0 for line in lines if line.get("held_out_loss")] == [True, True]
+    outcome = evaluate(tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    _, examples = examples_of(small_job, tuple({leaf.name for leaf in plan} - {*run.data.exclude}))
+    assert sum(one["examples"] for one in outcome.values["sources"].values()) == len(examples) > 0
+    shown = run_onetoken("inspect", "--config", config, "--step", "1")
+    assert shown.status == 0, shown.err
+
+
+def test_a_share_and_names_are_too_many(small_job, tmp_path) -> None:
+    document = yaml.safe_load(small_job.stage(2).read_text())
+    document["data"]["exclude"], document["run"]["held_out"] = ["image-0"], 0.1
+    outcome = run_onetoken("train", write_yaml(tmp_path / "c.yaml", document))
+    assert outcome.status == 2
+    assert "give either run.held_out" in outcome.said
+
+
 def test_what_was_trained_on_is_not_held_out(small_job) -> None:
     outcome = evaluate(small_job.out(2))
     assert outcome.status == 2
+    assert "run.held_out" in outcome.said
     assert "data.exclude" in outcome.said
 
 

@@ -154,6 +154,16 @@ def test_a_sweep_that_holds_nothing_out_starts_nothing(small_job, tmp_path) -> N
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_base_that_holds_out_a_share_of_its_own_starts_nothing(small_job, tmp_path) -> None:
+    path = write_sweep(small_job, tmp_path)
+    base = yaml.safe_load((tmp_path / "base.yaml").read_text())
+    base["data"]["exclude"], base["run"]["held_out"] = [], 0.1
+    write_yaml(tmp_path / "base.yaml", base)
+    outcome = run_onetoken("sweep", path)
+    assert outcome.status == 2
+    assert "a sweep has `held_out` of its own" in outcome.said
+
+
 def test_a_misspelled_path_starts_nothing(small_job, tmp_path) -> None:
     outcome = run_onetoken("sweep", write_sweep(small_job, tmp_path, grid={"model.griid": [1, 2]}))
     assert outcome.status == 2

@@ -101,6 +101,7 @@ def test_the_sweep_of_the_documentation_is_one() -> None:
         ({"variants": {"odd": {"out": "here"}}}, "folder of its own"),
         ({"variants": {"odd": {"corpus": "d"}}}, "share one cache"),
         ({"grid": {"data.exclude": [["image-0"]]}}, "same shards"),
+        ({"grid": {"run.held_out": [0.1, 0.2]}}, "same shards"),
         ({"variants": {"odd": {"data": {"batch": 4}}}}, "same shards"),
         ({"variants": {"a": {}, "b": {"run.device": "cpu"}}}, "'b' trains the same as 'a'"),
         ({"grid": {"data.micro_batch": [2, 2]}}, "two runs are called 'micro_batch=2'"),
