@@ -144,15 +144,25 @@ def run_training(
         ConflictError: when `out` holds checkpoints and `resume` is not asked for.
     """
     from pipelines.train.precision import check_precision, choose_device
-    from pipelines.train.processes import join_processes
+    from pipelines.train.processes import count_awaited, join_processes
 
+    if num_processes := count_awaited():
+        check_memory(config, num_processes, reporter)
     with join_processes(choose_device(config.run).type) as processes:
         check_precision(config)
-        if processes.is_alone and config.memory.limit is not None:
-            from jobs.planning_training import plan_training
-
-            reporter.say(plan_training(config)[0][-1])
         return _train_together(config, reporter, processes, resume=resume, shall_stop=shall_stop)
+
+
+def check_memory(config: TrainConfig, num_processes: int, reporter: Reporter) -> None:
+    """Hold the plan of a run by so many processes against `memory.limit`, if it has one, before they meet.
+
+    Raises:
+        ConfigError: each of them needs more.
+    """
+    if config.memory.limit is not None:
+        from jobs.planning_training import plan_training
+
+        reporter.say(plan_training(config, num_workers=num_processes)[0][-1])
 
 
 def _train_together(

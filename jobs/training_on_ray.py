@@ -28,15 +28,18 @@ def train_on_ray(config: TrainConfig, num_workers: int, ray_address: str | None,
     """Train on a cluster, or on one that is started here.
 
     Raises:
+        ConfigError: each worker needs more than `memory.limit`.
         ConflictError: `out` holds checkpoints and `resume` is not asked for.
         PipelineError: what a worker raised, where another start would not help.
         WorkError: workers failed too often without a new checkpoint.
     """
-    from jobs.training import find_start
+    from jobs.training import check_memory, find_start
     from pipelines.train.checkpoint import latest_checkpoint
 
     out = Path(config.out).resolve()
     find_start(out, resume=resume)
+    with Reporter() as reporter:
+        check_memory(config, num_workers, reporter)
     notes = out / "ray"
     notes.mkdir(parents=True, exist_ok=True)
     stop = notes / STOP_NAME

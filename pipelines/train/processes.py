@@ -92,6 +92,12 @@ def join_processes(device_type: str) -> Generator[Processes]:
         dist.destroy_process_group()
 
 
+def count_awaited() -> int:
+    """How many processes the first one will join, with itself; 0 for others, and where they have met."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    return int(os.environ.get("WORLD_SIZE", "1")) if is_first and not dist.is_initialized() else 0
+
+
 def _describe_place() -> Processes:
     """Machines are counted as if all had as many processes as this one."""
     world_size = dist.get_world_size()

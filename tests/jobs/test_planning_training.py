@@ -79,6 +79,17 @@ def test_a_worker_of_several_holds_less_and_is_refused_alike(llm, tmp_path) -> N
     assert "a smaller `model.llm`, or more workers" in said
 
 
+def test_workers_that_cannot_hold_it_never_meet(llm, tmp_path, monkeypatch) -> None:
+    """Neither those of torchrun, who wait for the first one, nor a cluster."""
+    path = write_yaml(tmp_path / "c.yaml", values_of(llm, limit="1MiB") | {"out": str(tmp_path / "run")})
+    on_ray = run_onetoken("train", path, "--engine", "ray", "--workers", 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    for outcome in (on_ray, run_onetoken("train", path)):
+        assert outcome.status == 2
+        assert "each of 2 workers needs" in " ".join(outcome.err.split())
+
+
 def test_workers_and_tokens_are_no_settings_of_a_recipe(small_job) -> None:
     outcome = run_onetoken("plan", small_job.recipe, "--workers", 2)
     assert outcome.status == 2
