@@ -417,7 +417,7 @@ def test_generate_takes_one_medium(trained):
 
 def test_generate_answers_what_is_about_no_medium(trained, monkeypatch):
     """By the language model alone: no encoder is there to look with."""
-    monkeypatch.setattr("pipelines.featurize.single.MediumEncoder", None)
+    monkeypatch.setattr("pipelines.featurize.single.MediumEncoder.__init__", None)
     outcome = run_onetoken("generate", trained.out(2), QUESTION, "--max-new-tokens", 4, "--json")
     assert outcome.status == 0, outcome.err
     assert outcome.values == {"question": QUESTION, "answer": say_alone(trained.out(2), QUESTION, 4)}
