@@ -30,7 +30,7 @@ DENSE_BF16_FLOPS: Final = {
 }
 """Dense bfloat16 with fp32 sums, per second, by whole words of the device's name; the first that fits.
 
-As the vendor's data sheets have it; where these count sparse matrices, half of that.
+As copies of the vendor's data sheets have it; where these count sparse matrices, half of that.
 """
 _OTHERWISE: Final = frozenset({"Laptop", "D", "MIG", "NVL"})
 """Words of devices that can do less than their name says; how much less is not known here."""
