@@ -5,14 +5,13 @@ Ingest and retry are made of them. What passes through here is small: where scra
 
 import contextlib
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from infra.files import open_files
 from infra.storage import Storage
 from operators.annotations import LAYOUTS
-from pipelines.engine import DATA_WORKER, Engine, Progress, run_in_order
+from pipelines.engine import Engine, Progress, run_in_order
 from pipelines.ingest.embedded import EmbeddedProbeWorker
 from pipelines.ingest.findings import ProbeCounts
 from pipelines.ingest.group import GroupResult, GroupWorker, RankedFile
@@ -27,9 +26,6 @@ from pipelines.ingest.scanning import ScannedRange
 from pipelines.scatter import scratch_folder
 from schemas.corpus import Manifest
 from schemas.recipe import Recipe
-
-GROUP_WORKER: Final = replace(DATA_WORKER, num_cpus=0.66)
-"""Three for two CPUs: for a third of its time a worker waits until its tables are safely stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +133,7 @@ def group_items(
         old_examples=tuple(old.examples) if old else (),
         old_media=tuple(old.media) if old else (),
     )
-    return run_in_order(
-        run.engine, worker, range(1 << item_bits), "group", run.progress, resources=GROUP_WORKER
-    )
+    return run_in_order(run.engine, worker, range(1 << item_bits), "group", run.progress)
 
 
 def _probe_rows(run: IngestRun, units: Sequence[RangeUnit], cache: ProbeCache) -> list[ProbeResult]:
