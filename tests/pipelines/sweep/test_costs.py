@@ -20,28 +20,33 @@ from schemas.training import TrainConfig
 LLM = LanguageShape(
     name="tiny", layers=2, width=32, inner_width=64, heads=4, key_value_heads=2, vocabulary=300, context=0
 )
+LLM_CONFIG = LlamaConfig(
+    vocab_size=LLM.vocabulary,
+    hidden_size=LLM.width,
+    intermediate_size=LLM.inner_width,
+    num_hidden_layers=LLM.layers,
+    num_attention_heads=LLM.heads,
+    num_key_value_heads=LLM.key_value_heads,
+)
 TOWER = VisionShape(layers=1, width=16, inner_width=64, patches=144, patch_values=588)
 TEXT = 20
 
 
-def count(model: dict[str, object]) -> float:
-    llm = LlamaConfig(
-        vocab_size=LLM.vocabulary,
-        hidden_size=LLM.width,
-        intermediate_size=LLM.inner_width,
-        num_hidden_layers=LLM.layers,
-        num_attention_heads=LLM.heads,
-        num_key_value_heads=LLM.key_value_heads,
-    )
+def configure(model: dict[str, object], memory: dict[str, object]) -> TrainConfig:
     value = {
         "corpus": "c",
         "out": "o",
         "stage": 2,
         "model": {"llm": "x", **model},
+        "memory": memory,
         "run": {"dtype": "float32"},
     }
+    return build(value, TrainConfig, "test")
+
+
+def count(model: dict[str, object]) -> float:
     step = StepShape(num_examples=1, num_tokens=TEXT + 1, num_labels=1, num_patches=144, encoder_width=16)
-    return count_flops(llm, build(value, TrainConfig, "test"), step)
+    return count_flops(LLM_CONFIG, configure(model, {}), step)
 
 
 def expect(setup: PrefillSetup) -> float:
@@ -77,27 +82,12 @@ def test_fewer_tokens_cost_less() -> None:
 
 def count_step(**memory: object) -> float:
     """Forward and backward, of two frames of two examples."""
-    llm = LlamaConfig(
-        vocab_size=LLM.vocabulary,
-        hidden_size=LLM.width,
-        intermediate_size=LLM.inner_width,
-        num_hidden_layers=LLM.layers,
-        num_attention_heads=LLM.heads,
-    )
-    value = {
-        "corpus": "c",
-        "out": "o",
-        "stage": 2,
-        "model": {"llm": "x", "prefusion": {"layers": 2}},
-        "memory": memory,
-        "run": {"dtype": "float32"},
-    }
     step = StepShape(
         num_examples=2, num_tokens=TEXT, num_labels=4, num_frames=2, num_patches=144, encoder_width=16
     )
-    config = build(value, TrainConfig, "test")
-    counted = count_step_flops(llm, config, step)
-    assert counted > 2 * count_flops(llm, config, step)
+    config = configure({"prefusion": {"layers": 2}}, memory)
+    counted = count_step_flops(LLM_CONFIG, config, step)
+    assert counted > 2 * count_flops(LLM_CONFIG, config, step)
     return counted
 
 
